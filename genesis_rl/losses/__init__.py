@@ -1,0 +1,1 @@
+"""What is minimised: the error of a masked mixture, and the multiplier GECO."""

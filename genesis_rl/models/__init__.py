@@ -1,0 +1,1 @@
+"""GENESIS and its parts: networks only, from images to latents and back."""

@@ -1,0 +1,1 @@
+"""Shipped checkpoints, one folder an id: `multi_dsprites`."""

@@ -1,0 +1,1 @@
+"""Environments seen through slots: Gymnasium single, Gymnasium vector, Stable-Baselines3."""
