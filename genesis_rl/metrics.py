@@ -20,6 +20,10 @@ class SegmentationScores(NamedTuple):
     msc: Tensor  # [B] segmentation covering, all objects weighted alike
     scored: Tensor  # [B] bool: the image has foreground
 
+    def part(self, images: slice) -> "SegmentationScores":
+        """Returns the scores of some of the images."""
+        return SegmentationScores(*(field[images] for field in self))
+
     def means(self) -> dict[str, float]:
         """Returns means over the scored images, their number, and how many were skipped."""
         images = int(self.scored.sum())

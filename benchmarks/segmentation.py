@@ -1,0 +1,306 @@
+"""Segmentation: do the slots of a checkpoint coincide with the true objects?
+
+Protocol: Engelcke et al. (2020), section 4.2. Hard masks (the most likely slot of each pixel) of
+320 random test images against the true instance masks: adjusted Rand index on the foreground
+(ARI-FG) and segmentation covering (SC, mSC). Masks come from posterior means unless `--samples`
+asks for one posterior sample, which is what the published numbers used.
+
+    python -m benchmarks.segmentation --checkpoint multi_dsprites --images 320
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from genesis_rl.metrics import SegmentationScores
+
+METRICS = ("ari_fg", "ari", "sc", "msc")
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """Scores of N images.
+
+    Attributes:
+        scores: ARI and covering of each image's masks.
+        one_slot: The same if one slot held the whole image: the level to beat.
+        error: `[N]` negative log-likelihood in nats per pixel and channel.
+        mse: `[N]` squared error of the reconstruction.
+    """
+
+    scores: SegmentationScores
+    one_slot: SegmentationScores
+    error: Tensor
+    mse: Tensor
+
+    def summary(self) -> dict[str, Any]:
+        """Returns mean and standard deviation over images, those without foreground left out."""
+        scored = self.scores.scored
+        values = {name: getattr(self.scores, name)[scored] for name in METRICS}
+        values |= {"error_per_element": self.error, "mse": self.mse}
+        means = self.one_slot.means()
+        return {
+            "images": int(scored.sum()),
+            "skipped": int((~scored).sum()),
+            **{name: _mean_std(value) for name, value in values.items()},
+            "one_slot": {name: round(float(means[name]), 5) for name in METRICS},
+        }
+
+    def order(self) -> list[int]:
+        """Returns the scored images from best to worst."""
+        scores = self.scores
+        keys = [
+            (-float(scores.ari_fg[i]), -float(scores.msc[i]), i)
+            for i in range(len(scores.scored))
+            if scores.scored[i]
+        ]
+        return [i for _, _, i in sorted(keys)]
+
+
+def run(
+    model: Any,
+    images: Tensor,
+    masks: Tensor,
+    *,
+    device: torch.device,
+    noise: Tensor | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], object] = lambda done: None,
+) -> SegmentationResult:
+    """Scores a model in eval mode.
+
+    Args:
+        model: Anything with GENESIS's `forward` and `decompose`.
+        images: `[N, H, W, 3]` uint8.
+        masks: `[N, H, W]` true instance labels; 0 is the background.
+        device: Where the model is.
+        noise: `[N, K, D]` standard normal, for one posterior sample; None takes posterior means.
+        batch_size: Images per forward pass.
+        progress: Called with the number of images of each finished batch.
+    """
+    import torch
+
+    from genesis_rl.metrics import SegmentationScores, segment, segmentation_scores
+
+    model.eval()
+    ours, trivial, errors, squares = [], [], [], []
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        x = to_model(images[part], device)
+        output = decompose(model, x, None if noise is None else noise[part])
+        true, predicted = masks[part].to(device).long(), segment(output.log_masks)
+        ours.append(segmentation_scores(true, predicted))
+        trivial.append(segmentation_scores(true, torch.zeros_like(true)))
+        errors.append(output.error.double() / x[0].numel())
+        squares.append((output.reconstruction - x).double().square().mean(dim=(1, 2, 3)))
+        progress(len(x))
+
+    def joined(parts: list[SegmentationScores]) -> SegmentationScores:
+        return SegmentationScores(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
+
+    return SegmentationResult(
+        scores=joined(ours),
+        one_slot=joined(trivial),
+        error=torch.cat(errors).cpu(),
+        mse=torch.cat(squares).cpu(),
+    )
+
+
+def decompose(model: Any, images: Tensor, noise: Tensor | None) -> Any:
+    """Returns the model's output on posterior means, or on the samples that the noise makes."""
+    import torch
+
+    with torch.no_grad():
+        return model.decompose(images) if noise is None else model(images, noise.to(images))
+
+
+def to_model(images: Tensor, device: torch.device) -> Tensor:
+    """Turns `[B, H, W, 3]` uint8 at rest into `[B, 3, H, W]` floats in [0, 1] on the device."""
+    return images.to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def choose_images(length: int, images: int, seed: int) -> np.ndarray:
+    """Returns which of a split's images are scored: a random subset that only the seed decides."""
+    import numpy as np
+
+    if images > length:
+        raise ValueError(f"--images must be at most {length}, the size of the split; got {images}")
+    return np.sort(np.random.default_rng(seed).choice(length, images, replace=False))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
+    parser.add_argument("--dataset", default="multi_dsprites", help="dataset with masks")
+    parser.add_argument("--data-dir", type=Path, help="where the dataset is, if it is on disk")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--images", type=positive_int, default=320, help="per seed (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one set of images each")
+    parser.add_argument("--samples", action="store_true", help="posterior samples, not means")
+    parser.add_argument("--batch-size", type=positive_int, default=32)
+    parser.add_argument(
+        "--picture", type=Path, default=Path("runs/segmentation.png"), help="best, median, worst"
+    )
+    args = parser.parse_args(argv)
+    evaluate(args, argv)
+
+
+def evaluate(args: Any, argv: Sequence[str] | None) -> None:
+    """Loads what the arguments name, scores it, and reports."""
+    import torch
+    from tqdm import tqdm
+
+    from genesis_rl import load_checkpoint
+    from genesis_rl.checkpoint import checkpoint_sha256
+    from pretrain import data
+
+    device = prepare_device(args.device, args.threads)
+    model = load_checkpoint(args.checkpoint).to(device)
+    options = {} if args.data_dir is None else {"data_dir": args.data_dir}
+    dataset = data.load(args.dataset, split=args.split, image_size=model.image_size, **options)
+
+    batches = [dataset.batch(choose_images(len(dataset), args.images, seed)) for seed in args.seeds]
+    if any(batch.masks is None for batch in batches):
+        raise ValueError(f"dataset {args.dataset!r} has no instance masks to compare with")
+    images = torch.cat([batch.images.cpu() for batch in batches])
+    masks = torch.cat([batch.masks.cpu() for batch in batches])
+    noise = draw_noise(model, args.images, args.seeds) if args.samples else None
+
+    started = time.perf_counter()
+    with tqdm(total=len(images), unit="image", disable=None) as bar:
+        result = run(
+            model,
+            images,
+            masks,
+            device=device,
+            noise=noise,
+            batch_size=args.batch_size,
+            progress=bar.update,
+        )
+    seconds = time.perf_counter() - started
+
+    summary = result.summary()
+    cases = picture_cases(result)
+    output = decompose(
+        model, to_model(images[cases], device), None if noise is None else noise[cases]
+    )
+    save_picture(args.picture, images[cases], masks[cases], output)
+
+    latents = "samples" if args.samples else "means"
+    print(f"{args.checkpoint} on {args.dataset}, {summary['images']} images, posterior {latents}")
+    print(f"{'':<20}{'mean':>8}{'std':>8}{'one slot':>10}")
+    for name in (*METRICS, "error_per_element", "mse"):
+        mean, std = summary[name]["mean"], summary[name]["std"]
+        chance = f"{summary['one_slot'][name]:10.3f}" if name in METRICS else ""
+        print(f"{name:<20}{mean:8.4f}{std:8.4f}{chance}")
+    print(f"{summary['skipped']} images had no foreground and were skipped")
+    print(f"best, median and worst image: {args.picture}")
+
+    seeds = [slice(i * args.images, (i + 1) * args.images) for i in range(len(args.seeds))]
+    per_seed = {
+        name: [round(float(result.scores.part(seed).means()[name]), 5) for seed in seeds]
+        for name in METRICS
+    }
+    save_result(
+        "segmentation",
+        {
+            "checkpoint": str(args.checkpoint),
+            "checkpoint_sha256": checkpoint_sha256(args.checkpoint),
+            "dataset": args.dataset,
+            "split": args.split,
+            "latents": latents,
+            **summary,
+            "per_seed": per_seed,
+            "seconds": round(seconds, 2),
+        },
+        device=device,
+        seed=args.seeds,
+        folder=args.results_dir,
+        argv=argv,
+    )
+
+
+def draw_noise(model: Any, images: int, seeds: Sequence[int]) -> Tensor:
+    """Draws the noise of one posterior sample per image, on the CPU: the same on all devices."""
+    import torch
+
+    shape = (images, model.num_slots, model.slot_dim)
+    return torch.cat(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+
+
+def picture_cases(result: SegmentationResult) -> list[int]:
+    """Returns the best, the median and the worst image."""
+    order = result.order()
+    return [order[0], order[len(order) // 2], order[-1]] if order else []
+
+
+def save_picture(path: Path, images: Tensor, masks: Tensor, output: Any) -> None:
+    """Draws one row per image: frame, true masks, masks, reconstruction, masked components."""
+    import cv2
+    import torch
+
+    if not len(images):
+        return
+    owner = output.log_masks.argmax(dim=1).squeeze(1)  # [B, H, W]
+    tiles = [images, _paint(masks), _paint(owner.cpu() + 1), _bytes(output.reconstruction)]
+    drawn = output.masks * output.components
+    tiles += [_bytes(drawn[:, k]) for k in range(drawn.shape[1])]
+    row = torch.cat([torch.nn.functional.pad(t, (0, 0, 2, 2, 2, 2)) for t in tiles], dim=2)
+    grid = row.flatten(0, 1).repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()  # [h, w, 3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
+
+
+# Okabe and Ito's palette: distinct for colour-blind readers too. Label 0 is black.
+PALETTE = (
+    (0, 0, 0),
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (255, 255, 255),
+    (128, 128, 128),
+)
+
+
+def _paint(labels: Tensor) -> Tensor:
+    import torch
+
+    colours = torch.tensor(PALETTE, dtype=torch.uint8)
+    return colours[labels.long() % len(PALETTE)]
+
+
+def _bytes(images: Tensor) -> Tensor:
+    import torch
+
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def _mean_std(values: Tensor) -> dict[str, float]:
+    if not len(values):
+        return {"mean": 0.0, "std": 0.0}
+    return {
+        "mean": round(float(values.mean()), 5),
+        "std": round(float(values.std(unbiased=False)), 5),
+    }
+
+
+if __name__ == "__main__":
+    run_cli(main)
