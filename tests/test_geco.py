@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from released_weights import fixture
+
+from genesis_rl import Geco
+from genesis_rl.losses.geco import BetaWarmup
+
+
+@pytest.mark.parametrize("trace", fixture("geco")["geco"], ids=lambda trace: str(trace["seed"]))
+def test_the_release_s_trace_is_reproduced(trace: dict):
+    steps = np.arange(300)
+    noise = np.random.default_rng(trace["seed"]).standard_normal(300)
+    errors = 7950 - 1000 * (1 - np.exp(-steps / 60)) + 5 * noise
+    geco = Geco(trace["goal"], step_size=trace["step_size"], speedup=trace["speedup"] or 1.0)
+    seen = []
+    for error in errors:
+        loss = geco(torch.tensor(error, dtype=torch.float32), torch.tensor(50.0))
+        seen.append((loss.item(), geco.beta.item(), geco.error_ema.item()))
+    seen = np.array(seen)[trace["at_steps"]]
+    expected = [trace["loss"], trace["beta_after"], trace["ema_after"]]
+    np.testing.assert_allclose(seen.T, expected, rtol=1e-4)
+
+
+def test_the_loss_uses_the_beta_of_the_step_before():
+    geco = Geco(goal=10.0, step_size=0.1, speedup=1.0)
+    assert geco(torch.tensor(12.0), torch.tensor(3.0)).item() == 12 + 1 * 3
+    assert geco.beta.item() == pytest.approx(math.exp(0.1 * (10 - 12)))
+
+
+def test_the_average_starts_at_the_first_error():
+    geco = Geco(goal=10.0)
+    geco(torch.tensor(12.0), torch.tensor(0.0))
+    assert geco.error_ema.item() == 12
+    geco(torch.tensor(112.0), torch.tensor(0.0))
+    assert geco.error_ema.item() == pytest.approx(0.99 * 12 + 0.01 * 112)
+
+
+def test_beta_rises_ten_times_faster_than_it_falls():
+    falling, rising = Geco(goal=10.0, step_size=0.01), Geco(goal=10.0, step_size=0.01)
+    falling(torch.tensor(11.0), torch.tensor(0.0))
+    rising(torch.tensor(9.0), torch.tensor(0.0))
+    assert rising.beta.log().item() == pytest.approx(-10 * falling.beta.log().item(), rel=1e-5)
+
+
+def test_beta_stays_within_its_clamps():
+    geco = Geco(goal=0.0, step_size=1.0)
+    for _ in range(3):
+        geco(torch.tensor(1e6), torch.tensor(0.0))
+    assert geco.beta.item() == pytest.approx(1e-10)
+
+
+def test_larger_images_move_beta_by_smaller_steps():
+    small, large = Geco.for_image_size(64), Geco.for_image_size(128)
+    assert small.goal == pytest.approx(6948.864)
+    assert large.goal == 4 * small.goal
+    assert large.step_size == small.step_size / 4
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("objective", [Geco(10.0), BetaWarmup(0.5, warmup_steps=4)])
+def test_a_batch_that_is_not_finite_changes_nothing(objective: torch.nn.Module, bad: float):
+    objective(torch.tensor(12.0), torch.tensor(1.0))
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    objective(torch.tensor(bad), torch.tensor(1.0))
+    objective(torch.tensor(1.0), torch.tensor(bad))
+    for name, value in objective.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_evaluation_does_not_move_beta():
+    geco = Geco(10.0).eval()
+    geco(torch.tensor(12.0), torch.tensor(1.0))
+    assert geco.beta.item() == 1
+
+
+def test_gradients_weigh_the_kl_by_beta_and_do_not_reach_beta():
+    geco = Geco(10.0)
+    geco.beta.fill_(0.25)
+    error = torch.tensor(12.0, requires_grad=True)
+    kl = torch.tensor(3.0, requires_grad=True)
+    geco(error, kl).backward()
+    assert (error.grad.item(), kl.grad.item()) == (1, 0.25)
+
+
+def test_warm_up_climbs_a_straight_line_and_stops():
+    objective = BetaWarmup(0.5, warmup_steps=2)
+    betas = []
+    for _ in range(4):
+        betas.append(objective.beta.item())
+        objective(torch.tensor(1.0), torch.tensor(1.0))
+    assert betas == [0, 0.25, 0.5, 0.5]
+
+
+def test_without_warm_up_beta_is_constant():
+    objective = BetaWarmup(0.5)
+    assert objective(torch.tensor(1.0), torch.tensor(1.0)).item() == 1.5
+    assert objective.beta.item() == 0.5
