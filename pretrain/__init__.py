@@ -1,0 +1,1 @@
+"""From images to a checkpoint: the training program, its presets and its data."""

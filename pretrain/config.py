@@ -1,0 +1,299 @@
+"""A training run is a dataclass, filled from YAML and then from flags; nothing unknown gets through.
+
+Imports neither torch nor numpy, so that `--help` is instant.
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+
+from pretrain.strict_yaml import load_yaml
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one line and says what would."""
+
+
+def _fixed(default: Any) -> Any:
+    """A field that decides what is learnt, so a run keeps it from its first to its last step."""
+    return field(default=default, metadata={"fixed": True})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run.
+
+    Attributes:
+        dataset: What to learn from: multi_dsprites.
+        data_dir: Folder of the dataset's genuine files; generated look-alikes are used without it.
+        train_images: Training images to use; 0 takes the dataset's own number.
+        unique_colours: Multi-dSprites: no two things in an image share a colour.
+        model: Which model to train: genesis.
+        num_slots: Slots K, the background included.
+        image_size: Side of the square images in pixels: 32, 64 or 128.
+        mask_latents: Numbers that say where an object is.
+        component_latents: Numbers that say what it looks like.
+        width: Filters of the first layer; all others follow.
+        norm: Normalisation of the gated convolutions.
+        std: Standard deviation of every slot's pixels, on the scale [0, 1].
+        objective: geco minimises the KL once the goal is met; beta weighs it by hand.
+        goal: GECO's reconstruction error to reach, in nats per pixel and channel.
+        geco_step: GECO's learning rate of log beta, per nat of the summed error at 64x64 pixels.
+        geco_speedup: GECO: factor on that rate while the goal is met.
+        geco_decay: GECO: weight of the past in the running error.
+        beta: Weight of the KL with the beta objective.
+        beta_warmup: Fraction of the steps over which that weight grows from 0.
+        steps: Updates to make in all.
+        batch_size: Images per update.
+        learning_rate: Of Adam.
+        seed: Of weights, data order and noise.
+        device: auto takes CUDA where there is one.
+        precision: Of convolutions; losses are always float32. auto: bf16 on CUDA, fp32 on CPU.
+        compile: torch.compile and one CUDA graph for the whole step. auto: on CUDA only.
+        deterministic: Bitwise repeatable on CUDA too, at a price in speed.
+        log_every: Steps between lines of metrics.
+        validate_every: Steps between validations; 0 for none.
+        validation_images: Images to validate on.
+        picture_every: Steps between picture grids; 0 for none.
+        checkpoint_every: Steps between saved states; one is always saved at the end.
+        keep: Saved states to keep, newest first.
+        max_minutes: Stop and save after that many minutes; 0 for no limit.
+        out: Run folder. Default: runs/ and the dataset's name.
+        resume: Continue the run in the folder from its newest sound state.
+    """
+
+    dataset: str = _fixed("multi_dsprites")
+    data_dir: str | None = _fixed(None)
+    train_images: int = _fixed(0)
+    unique_colours: bool = _fixed(False)
+    model: Literal["genesis"] = _fixed("genesis")
+    num_slots: int = _fixed(5)
+    image_size: int = _fixed(64)
+    mask_latents: int = _fixed(64)
+    component_latents: int = _fixed(16)
+    width: int = _fixed(32)
+    norm: Literal["batch", "instance"] = _fixed("batch")
+    std: float = _fixed(0.7)
+    objective: Literal["geco", "beta"] = _fixed("geco")
+    goal: float = _fixed(0.5655)
+    geco_step: float = _fixed(1e-5)
+    geco_speedup: float = _fixed(10.0)
+    geco_decay: float = _fixed(0.99)
+    beta: float = _fixed(0.5)
+    beta_warmup: float = _fixed(0.2)
+    steps: int = 500_000
+    batch_size: int = _fixed(32)
+    learning_rate: float = _fixed(1e-4)
+    seed: int = _fixed(0)
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = _fixed("auto")
+    compile: Literal["auto", "on", "off"] = "auto"
+    deterministic: bool = False
+    log_every: int = 100
+    validate_every: int = 5_000
+    validation_images: int = 320
+    picture_every: int = 25_000
+    checkpoint_every: int = 10_000
+    keep: int = 2
+    max_minutes: float = 0.0
+    out: str | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values that no run could use."""
+        if self.image_size not in (32, 64, 128):
+            raise ConfigError(f"image_size must be 32, 64 or 128, but got {self.image_size}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, but got {self.device!r}")
+        for names, low, high in _RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                if not low <= value <= high:  # NaN is outside of everything
+                    raise ConfigError(f"{name} must be between {low} and {high}, but got {value}")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out or f"runs/{self.dataset}").expanduser()
+
+    def fixed_values(self) -> dict[str, Any]:
+        """The settings that may not change when a run is resumed."""
+        names = {f.name for f in fields(self) if f.metadata.get("fixed")}
+        if self.objective == "beta":
+            names.add("steps")  # the warm-up is a fraction of them
+        return {name: value for name, value in asdict(self).items() if name in names}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings that may not change."""
+        return hashlib.sha256(json.dumps(self.fixed_values(), sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """All settings, readable by `--config`."""
+        return str(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+_RANGES: list[tuple[str, float, float]] = [
+    ("num_slots", 2, 64),
+    ("mask_latents component_latents width", 1, 1024),
+    ("std", 1e-3, 10),
+    ("goal", -10, 10),
+    ("geco_step", 0, 1),
+    ("geco_speedup", 1, 1e4),
+    ("geco_decay", 0, 1),
+    ("beta", 0, 1e6),
+    ("beta_warmup", 0, 1),
+    ("steps batch_size log_every validation_images checkpoint_every", 1, 10**9),
+    ("train_images validate_every picture_every", 0, 10**9),
+    ("learning_rate", 1e-9, 1),
+    ("seed", 0, 2**31 - 1),
+    ("keep", 2, 10**6),  # with a single one, damage to the newest would end the run
+    ("max_minutes", 0, 10**6),
+]
+_NAMES = [f.name for f in fields(Config)]
+_TYPES = typing.get_type_hints(Config)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Config:
+    """Builds a run's settings from defaults, then `--config`, then flags.
+
+    With `--resume` the run folder's own `config.yaml` takes the place of the defaults, and settings
+    that decide what is learnt must not differ from it. Prints one line and exits with status 2 on
+    a mistake.
+    """
+    parser = _Parser(
+        prog="python pretrain/run.py",
+        description="Pretrains an object-centric model.",
+        epilog=f"presets: {', '.join(_preset_names())}. Flags override the config file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
+    parser.add_argument("--print-config", action="store_true", help="print the settings and stop")
+    for f in fields(Config):
+        _add_flag(parser, f.name, f.default)
+    flags, unknown = parser.parse_known_args(arguments)
+    try:
+        if unknown:
+            options = [option for action in parser._actions for option in action.option_strings]
+            raise ConfigError(f"unknown argument {unknown[0]!r}{_suggest(unknown[0], options)}")
+        given = load_yaml(find_config(flags.config)) if flags.config else {}
+        for name in _NAMES:
+            if getattr(flags, name) is not None:
+                given[name] = getattr(flags, name)
+        config = build(given)
+        if config.resume and (config.folder / "config.yaml").is_file():
+            config = _continued(given, config.folder / "config.yaml")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if flags.print_config:
+        print(config.to_yaml(), end="")
+        parser.exit()
+    return config
+
+
+def build(values: dict[str, Any], base: Config | None = None) -> Config:
+    """Converts every value by its field's type, on top of `base` or the defaults.
+
+    Raises:
+        ConfigError: A key is unknown, a value has the wrong type or is out of range.
+    """
+    for name in values:
+        if name not in _NAMES:
+            raise ConfigError(f"unknown key {name!r}{_suggest(str(name), _NAMES)}")
+    converted = {name: _convert(name, value, _TYPES[name]) for name, value in values.items()}
+    return replace(base or Config(), **converted)
+
+
+def find_config(name_or_path: str) -> Path:
+    """Returns the file of a preset's name or a path."""
+    preset = PRESETS / f"{name_or_path}.yaml"
+    if re.fullmatch(r"[\w-]+", name_or_path) and preset.is_file():
+        return preset
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    hint = _suggest(name_or_path, _preset_names())
+    raise ConfigError(f"no config {name_or_path!r}: neither a file nor a preset{hint}")
+
+
+def _continued(given: dict[str, Any], path: Path) -> Config:
+    """The settings of the run in the folder, with what was given where that may change."""
+    saved = build(load_yaml(path))
+    config = build(given, saved)
+    for name, value in config.fixed_values().items():
+        if value != getattr(saved, name):
+            raise ConfigError(
+                f"a resumed run keeps {name}={getattr(saved, name)} of {path}, but {value} was "
+                "asked for; start it in another --out"
+            )
+    return config
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Turns a YAML or command-line value into the field's type, never by guessing."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        value = {True: "on", False: "off"}.get(value, value) if type(value) is bool else value
+        if value not in choices:
+            raise ConfigError(f"{name} must be one of {list(choices)}, but got {value!r}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (int, float) and isinstance(value, str):  # from the command line
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ConfigError(f"{name} must be {_WORDS[kind]}, but got {value!r}")
+    return value
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
+    kind, option = _TYPES[name], "--" + name.replace("_", "-")
+    text = f"{_HELP[name]} Default: {default}.".replace("%", "%%")
+    if kind is bool:
+        action = argparse.BooleanOptionalAction
+        parser.add_argument(option, action=action, default=None, help=text)
+    elif typing.get_origin(kind) is Literal:
+        choices = "|".join(typing.get_args(kind))
+        parser.add_argument(option, metavar=choices, help=text)
+    else:
+        word = {int: "N", float: "X"}.get(kind, "TEXT")
+        parser.add_argument(option, metavar=word, help=text)
+
+
+# One line of the class docstring per field: names, defaults and explanations exist once.
+_HELP = dict(re.findall(r"^ {8}(\w+): (.+)$", Config.__doc__ or "", flags=re.MULTILINE))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, without the usage of forty flags."""
+        self.exit(2, f"error: {message}\n")
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))

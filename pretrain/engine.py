@@ -1,0 +1,307 @@
+"""The training step, in one place; models know nothing of it.
+
+On CUDA the whole step is one graph that the host replays: batch, noise, forward, backward, Adam,
+GECO and book-keeping. Nothing is read back until somebody asks for `read()`. On the CPU the same
+code runs eagerly.
+
+Shapes: N training images, B images a step, K slots, D latents a slot.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What happened since the last reading. Nats are per image.
+
+    Attributes:
+        error: Reconstruction error of the last step that counted.
+        kl: Its KL.
+        beta: Weight of the KL in the next step.
+        mean_error: Mean over the steps that counted.
+        mean_kl: Likewise.
+        mean_gradient_norm: Likewise.
+        skipped: Steps whose error, KL or gradient was not finite, since the run began.
+        skipped_in_a_row: The longest unbroken series of them since the last reading.
+    """
+
+    error: float
+    kl: float
+    beta: float
+    mean_error: float
+    mean_kl: float
+    mean_gradient_norm: float
+    skipped: int
+    skipped_in_a_row: int
+
+
+# Columns of the book-keeping vector.
+_ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _SKIPPED, _IN_A_ROW, _LONGEST = range(9)
+
+
+class Engine:
+    """Trains a model on images that lie in the device's memory.
+
+    The images of a step depend on nothing but seed and step: every epoch has its own permutation.
+    A step with a NaN or an infinity in error, KL or any gradient leaves weights, Adam's moments,
+    normalisation statistics and the objective as they were, and is counted.
+
+    Args:
+        model: Maps images `[B, 3, H, W]` and noise `[B, K, D]` to an output with `error` and `kl`.
+        objective: Maps mean error and KL to a loss, and keeps its state, `beta` included, in
+            buffers.
+        images: `[N, H, W, 3]` uint8, on the model's device.
+        batch_size: B.
+        learning_rate: Of Adam.
+        seed: Of the order of the images. Noise comes from torch's global generator.
+        precision: Of the convolutions on CUDA; the losses are float32.
+        compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
+            step as a graph. Where that is impossible a warning says so and training is eager.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        images: Tensor,
+        *,
+        batch_size: int,
+        learning_rate: float = 1e-4,
+        seed: int = 0,
+        precision: Precision = "fp32",
+        compile: bool = False,
+    ):
+        if len(images) < batch_size:
+            raise ValueError(f"a batch of {batch_size} needs as many images, but got {len(images)}")
+        self.model, self.objective = model.train(), objective.train()
+        self.images = images
+        self.batch_size, self.seed, self.precision = batch_size, seed, precision
+        self.device = images.device
+        self.steps_done = 0
+        self.mode = "eager"
+
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        cuda = self.device.type == "cuda"
+        # A tensor, because a captured graph would keep a number for ever.
+        self.learning_rate = torch.tensor(learning_rate, device=self.device)
+        self.optimizer = torch.optim.Adam(
+            self._parameters, lr=self.learning_rate, fused=True, capturable=cuda
+        )
+        # Adam skips the update, its step count included, where this is one: GradScaler's mechanism.
+        self._skip = torch.ones((), device=self.device)
+        self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+        self._make_optimizer_state()
+
+        self._buffers = _by_dtype([*model.buffers(), *objective.buffers()])
+        self._order = torch.zeros(len(images), dtype=torch.long, device=self.device)
+        self._order_epoch = -1
+        self._rows = torch.arange(batch_size, device=self.device)
+        self._position = torch.zeros((), dtype=torch.long, device=self.device)
+        self._book = torch.zeros(9, dtype=torch.float64, device=self.device)
+
+        self._losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_losses
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._compile_wanted = compile
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training set; the remainder waits for the next permutation."""
+        return len(self.images) // self.batch_size
+
+    def prepare(self) -> None:
+        """Compiles and captures the step, if that was asked for; the training state stays put."""
+        if not self._compile_wanted:
+            return
+        for compiled in (True, False):
+            try:
+                self._prepare(compiled)
+                return
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a compiler may raise
+                self._losses, self._graph, self.mode = self._eager_losses, None, "eager"
+                line = " ".join(str(error).split())[:200]
+                what = "torch.compile" if compiled else "a CUDA graph"
+                warnings.warn(
+                    f"training without {what}: {type(error).__name__}: {line}", stacklevel=2
+                )
+            if self.device.type != "cuda":
+                return
+
+    def step(self) -> None:
+        """Makes one update. On CUDA this only queues it."""
+        epoch, position = divmod(self.steps_done, self.steps_per_epoch)
+        if epoch != self._order_epoch:
+            self._order.copy_(epoch_order(len(self.images), self.seed, epoch))
+            self._position.fill_(position)
+            self._order_epoch = epoch
+        if self._graph is None:
+            self._step()
+        else:
+            self._graph.replay()
+        self.steps_done += 1
+
+    def read(self) -> Readings:
+        """Waits for the device and returns what happened since the last call."""
+        book = self._book.tolist()
+        count = max(book[_COUNT], 1)
+        self._book[[_SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _LONGEST]] = 0
+        return Readings(
+            error=book[_ERROR],
+            kl=book[_KL],
+            beta=float(self.objective.beta),  # type: ignore[arg-type]
+            mean_error=book[_SUM_ERROR] / count,
+            mean_kl=book[_SUM_KL] / count,
+            mean_gradient_norm=book[_SUM_NORM] / count,
+            skipped=int(book[_SKIPPED]),
+            skipped_in_a_row=int(book[_LONGEST]),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the steps to come depend on: tensors, numbers and plain containers."""
+        state = {
+            "steps_done": self.steps_done,
+            "model": _detached(self.model.state_dict()),
+            "objective": _detached(self.objective.state_dict()),
+            "optimizer": [_detached(self.optimizer.state[p]) for p in self._parameters],
+            "learning_rate": self.learning_rate.item(),
+            "book": self._book.cpu().clone(),
+            "rng_cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back, or on, to a saved state; in place, so that a captured graph stays valid."""
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        for parameter, saved in zip(self._parameters, state["optimizer"], strict=True):
+            for name, value in self.optimizer.state[parameter].items():
+                value.copy_(saved[name])
+        self.learning_rate.fill_(state["learning_rate"])
+        self._book.copy_(state["book"])
+        torch.set_rng_state(state["rng_cpu"])
+        if self.device.type == "cuda" and "rng_cuda" in state:
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        self.steps_done, self._order_epoch = state["steps_done"], -1
+
+    def autocast(self) -> Any:
+        """The precision of the convolutions."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _step(self) -> None:
+        before = [torch.cat(_flat(group)) for group in self._buffers]
+        error, kl = self._losses(self._batch(), self._noise())
+        loss = self.objective(error, kl)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        good = torch.isfinite(norm) & torch.isfinite(loss.detach())
+        self._skip.copy_(~good)
+        self.optimizer.step()
+        for group, old in zip(self._buffers, before, strict=True):
+            kept = torch.where(good, torch.cat(_flat(group)), old)
+            torch._foreach_copy_(_flat(group), list(kept.split([b.numel() for b in group])))
+        self._record(good, error.detach(), kl.detach(), norm)
+        self._position.add_(1)
+
+    def _batch(self) -> Tensor:
+        """The step's images, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
+        rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
+        return self.images.index_select(0, rows).permute(0, 3, 1, 2).float() / 255
+
+    def _noise(self) -> Tensor:
+        slots, size = self.model.num_slots, self.model.slot_dim
+        return torch.randn(self.batch_size, slots, size, device=self.device)  # type: ignore[arg-type]
+
+    def _eager_losses(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            output = self.model(images, noise)
+            return output.error.mean(), output.kl.mean()
+
+    @torch.no_grad()
+    def _record(self, good: Tensor, error: Tensor, kl: Tensor, norm: Tensor) -> None:
+        book = self._book
+        one = torch.ones_like(book[0])
+        now = torch.stack([error.double(), kl.double(), norm.double(), one])
+        now = torch.where(good, now, 0.0)
+        book[:_SUM_ERROR].copy_(torch.where(good, now[:2], book[:_SUM_ERROR]))
+        book[_SUM_ERROR:_SKIPPED].add_(now)
+        book[_SKIPPED].add_(~good)
+        book[_IN_A_ROW].copy_(torch.where(good, 0.0, book[_IN_A_ROW] + 1))
+        book[_LONGEST].copy_(torch.maximum(book[_LONGEST], book[_IN_A_ROW]))
+
+    def _make_optimizer_state(self) -> None:
+        """Adam makes its state at its first step; a step that it is told to skip changes nothing."""
+        for parameter in self._parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _prepare(self, compiled: bool) -> None:
+        """Warms up, captures, and puts everything back that the warm-up has changed."""
+        if compiled:
+            torch._dynamo.reset()
+            self._losses = torch.compile(self._eager_losses, fullgraph=True, dynamic=False)
+        kept = self.state_dict()
+        try:
+            if self.device.type == "cuda":
+                self._capture()
+            else:
+                self._position.zero_()
+                self._step()
+        finally:
+            self.load_state_dict(kept)
+        graph = "" if self._graph is None else "one CUDA graph"
+        self.mode = " in ".join(filter(None, ["compiled" if compiled else "eager", graph]))
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):  # a capture must not meet anything for the first time
+            for _ in range(3):
+                self._position.zero_()
+                self._step()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        torch.cuda.synchronize(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        self._graph = graph
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits the images; a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator)
+
+
+def _by_dtype(buffers: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in buffers:
+        groups.setdefault(buffer.dtype, []).append(buffer)
+    return list(groups.values())
+
+
+def _flat(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.view(-1) for tensor in tensors]
+
+
+def _detached(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
