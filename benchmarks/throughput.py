@@ -1,0 +1,317 @@
+"""Throughput: how fast are encoding, training, the environment and the wrapper, and why not faster?
+
+Each speed stands beside its arithmetic floor: the FLOP of the model, counted, over the matrix peak
+of the device, measured in the same run by a square product (2048 on a CPU, 8192 on a GPU). On a
+shared machine that fraction is the number to compare, not the speed.
+
+    python -m benchmarks.throughput --what encode wrapper --device cpu --threads 2
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if not __package__:  # run as a file: the checkout takes the place of this folder on the path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+
+if TYPE_CHECKING:
+    import torch
+
+PARTS = ("encode", "train", "env", "wrapper")
+BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
+    parser.add_argument("--checkpoint", help="shipped id or folder (default: an untrained GENESIS)")
+    parser.add_argument("--slots", type=positive_int, default=5, help="of the untrained GENESIS")
+    parser.add_argument("--batches", type=positive_int, nargs="+", help="batch sizes of encode")
+    parser.add_argument("--train-batch", type=positive_int, default=32)
+    parser.add_argument("--envs", type=positive_int, nargs="+", default=[64, 1024])
+    parser.add_argument("--env-id", default="GenesisRL/SpriteGoal-v0")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
+    parser.add_argument("--seconds", type=float, default=2.0, help="roughly, per row")
+    args = parser.parse_args(argv)
+    measure(args, argv)
+
+
+def measure(args: Any, argv: Sequence[str] | None) -> None:
+    """Measures what the arguments name, prints the table, and saves the rows."""
+    device = prepare_device(args.device, args.threads)
+    parts = PARTS if "all" in args.what else args.what
+    rows: list[Row] = []
+    with checkpoint_or_untrained(args.checkpoint, args.slots) as checkpoint:
+        if "encode" in parts:
+            for batch in args.batches or BATCHES[device.type]:
+                rows.append(encode_row(checkpoint, batch, device, args.precision, args.seconds))
+        if "train" in parts:
+            rows.append(
+                train_row(args.slots, args.train_batch, device, args.precision, args.seconds)
+            )
+        if "env" in parts:
+            rows.extend(env_rows(args.env_id, args.envs, device, args.seconds))
+        if "wrapper" in parts:
+            rows.append(wrapper_row(checkpoint, device, args.precision, args.seconds))
+    for line in table(rows):
+        print(line)
+    slots = None if args.checkpoint else args.slots
+    values = {"rows": rows, "checkpoint": args.checkpoint or "untrained", "slots": slots}
+    save_result("throughput", values, device=device, seed=0, folder=args.results_dir, argv=argv)
+
+
+@contextmanager
+def checkpoint_or_untrained(checkpoint: str | None, slots: int) -> Iterator[str]:
+    """Yields the checkpoint, or an untrained GENESIS of full size: speed ignores the weights."""
+    if checkpoint is not None:
+        yield checkpoint
+        return
+    from genesis_rl import Genesis, GenesisConfig, save_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = Genesis(GenesisConfig(num_slots=slots))
+        yield str(save_checkpoint(Path(folder) / "untrained", model))
+
+
+def encode_row(
+    checkpoint: str, batch: int, device: torch.device, precision: str, seconds: float
+) -> Row:
+    """Times `GenesisEncoder.encode` on frames that are already on the device."""
+    import torch
+
+    from benchmarks import timing
+    from genesis_rl import GenesisEncoder, load_checkpoint
+
+    encoder = GenesisEncoder.from_checkpoint(checkpoint, device=str(device), precision=precision)
+    size = encoder.image_size
+    model = load_checkpoint(checkpoint)
+    flops = timing.count_flops(lambda: model.encode(torch.zeros(1, 3, size, size)))
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+
+    timing.reset_peak_memory(device)
+    used = resolve_precision(precision, device)
+    clock, peak = _beside_the_peak(lambda: encoder.encode(images), device, used, seconds)
+    return _row(
+        "encode", batch, used, device, clock.interval, flops * batch, peak, latency=clock.latency
+    )
+
+
+def train_row(slots: int, batch: int, device: torch.device, precision: str, seconds: float) -> Row:
+    """Times whole training steps of a full-size GENESIS, as `pretrain/run.py` takes them."""
+    import torch
+
+    from benchmarks import timing
+    from genesis_rl import Geco, Genesis, GenesisConfig
+    from pretrain.engine import Engine
+
+    torch.manual_seed(0)
+    model = Genesis(GenesisConfig(num_slots=slots)).train()
+    size = model.image_size
+
+    def step() -> None:
+        output = model(torch.zeros(1, 3, size, size))
+        (output.error + output.kl).sum().backward()
+
+    flops = timing.count_flops(step) * batch
+    model.zero_grad(set_to_none=True)
+
+    used = resolve_precision(precision, device)
+    engine = Engine(
+        model.to(device),
+        Geco.for_image_size(size).to(device),
+        torch.randint(0, 256, (max(1024, batch), size, size, 3), dtype=torch.uint8, device=device),
+        batch_size=batch,
+        precision=used,
+        compile=device.type == "cuda",
+    )
+    engine.prepare()
+    timing.reset_peak_memory(device)
+    clock, peak = _beside_the_peak(engine.step, device, used, seconds)
+    return {
+        **_row("train", batch, used, device, clock.interval, flops, peak, latency=clock.latency),
+        "mode": engine.mode,
+    }
+
+
+def wrapper_row(checkpoint: str, device: torch.device, precision: str, seconds: float) -> Row:
+    """Compares a step of `GenesisObsWrapper` with the bare encoder on the same frames, in turn."""
+    import torch
+
+    from benchmarks.timing import synchronise
+    from genesis_rl import GenesisEncoder, GenesisObsWrapper
+
+    encoder = GenesisEncoder.from_checkpoint(checkpoint, device=str(device), precision=precision)
+    still = _still_env(encoder.image_size)
+    env = GenesisObsWrapper(still, checkpoint, device=str(device))
+    env.reset(seed=0)
+    frame = torch.from_numpy(still.frame).permute(2, 0, 1)[None]  # [1, 3, S, S] uint8
+
+    def bare() -> None:
+        encoder.encode(frame.to(device))
+        synchronise(device)
+
+    calls: dict[str, Callable[[], object]] = {"bare": bare, "wrapped": lambda: env.step(0)}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(5):
+            call()
+    stop = time.perf_counter() + 2 * seconds
+    while time.perf_counter() < stop or len(times["bare"]) < 20:
+        # Alternating, and each first in turn: what else the machine does hits both alike.
+        order = list(calls) if len(times["bare"]) % 2 else list(reversed(calls))
+        for name in order:
+            started = time.perf_counter()
+            calls[name]()
+            times[name].append(time.perf_counter() - started)
+    wrapped, alone = (statistics.median(times[name]) for name in ("wrapped", "bare"))
+    return {
+        **_row("wrapper", 1, resolve_precision(precision, device), device, wrapped),
+        "bare_ms": round(alone * 1e3, 4),
+        "overhead": round(wrapped / alone - 1, 4),
+    }
+
+
+def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: float) -> list[Row]:
+    """Times random actions in one environment and in natively vectorised ones."""
+    import gymnasium as gym
+
+    import envs  # noqa: F401  registers the ids
+
+    env = gym.make(env_id)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+
+    rows = [_env_row(step, 1, device, seconds)]
+    env.close()
+    for count in counts:
+        batch = gym.make_vec(env_id, num_envs=count, vectorization_mode="vector_entry_point")
+        batch.reset(seed=0)
+        batch.action_space.seed(0)
+        actions = [batch.action_space.sample() for _ in range(32)]
+        turn = itertools.cycle(actions)
+        rows.append(_env_row(partial(_step_next, batch, turn), count, device, seconds))
+        batch.close()
+    return rows
+
+
+def resolve_precision(precision: str, device: torch.device) -> Literal["fp32", "tf32", "bf16"]:
+    """Returns what `auto` means: float32 on a CPU, bfloat16 on a GPU."""
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return "fp32"
+    return "tf32" if precision == "tf32" else "bf16"
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Returns the lines of a table for people."""
+    lines = [
+        f"{'what':<9}{'batch':>6} {'dtype':<6}{'per second':>12}{'ms':>10}{'latency ms':>12}"
+        f"{'of floor':>10}{'peak TFLOP/s':>14}{'memory MB':>11}"
+    ]
+    for row in rows:
+        share = f"{row['of_floor']:10.1%}" if "of_floor" in row else f"{'':10}"
+        peak = f"{row['matrix_tflops']:14.3f}" if "matrix_tflops" in row else f"{'':14}"
+        latency = f"{row['latency_ms']:12.3f}" if "latency_ms" in row else f"{'':12}"
+        line = f"{row['what']:<9}{row['batch']:>6} {row['dtype']:<6}{row['per_second']:12.1f}"
+        line += f"{row['ms']:10.3f}{latency}{share}{peak}{row['peak_memory_mb']:11.0f}"
+        if "overhead" in row:
+            line += f"   {row['overhead']:+.1%} over the bare encoder ({row['bare_ms']:.3f} ms)"
+        lines.append(line)
+    return lines
+
+
+def _step_next(env: Any, actions: Iterator[Any]) -> None:
+    env.step(next(actions))
+
+
+def _env_row(step: Callable[[], object], count: int, device: torch.device, seconds: float) -> Row:
+    from benchmarks.timing import time_calls
+
+    clock = time_calls(step, device, seconds=seconds)
+    return _row("env", count, "uint8", device, clock.interval, frames=count)
+
+
+def _beside_the_peak(
+    call: Callable[[], object], device: torch.device, precision: str, seconds: float
+) -> tuple[Any, float]:
+    """Times a call, and the matrix peak right before and right after it."""
+    from benchmarks.timing import matrix_peak, time_calls
+
+    before = matrix_peak(device, precision)
+    clock = time_calls(call, device, seconds=seconds)
+    return clock, (before + matrix_peak(device, precision)) / 2
+
+
+def _row(
+    what: str,
+    batch: int,
+    dtype: str,
+    device: torch.device,
+    interval: float,
+    flops: int | None = None,
+    peak: float | None = None,
+    *,
+    frames: int | None = None,
+    latency: float | None = None,
+) -> Row:
+    """Builds a row; `per_second` counts steps for training and frames for everything else."""
+    from benchmarks.timing import peak_memory_mb
+
+    per_call = 1 if what == "train" else (frames or batch)
+    row: Row = {
+        "what": what,
+        "device": device.type,
+        "batch": batch,
+        "dtype": dtype,
+        "per_second": round(per_call / interval, 2),
+        "ms": round(interval * 1e3, 4),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+    }
+    if latency is not None:
+        row["latency_ms"] = round(latency * 1e3, 4)
+    if flops is not None and peak is not None:
+        row["gflop"] = round(flops / batch / 1e9, 4)  # of one image
+        row["matrix_tflops"] = round(peak / 1e12, 4)
+        row["of_floor"] = round(flops / peak / interval, 4)
+    return row
+
+
+def _still_env(size: int) -> Any:
+    """Returns an environment that costs nothing: it shows one frame for ever."""
+    import gymnasium as gym
+    import numpy as np
+
+    class Still(gym.Env):
+        observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        action_space = gym.spaces.Discrete(2)
+        frame = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+            super().reset(seed=seed)
+            return self.frame.copy(), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            return self.frame.copy(), 0.0, False, False, {}
+
+    return Still()
+
+
+if __name__ == "__main__":
+    run_cli(main)
