@@ -10,11 +10,15 @@ asks for one posterior sample, which is what the published numbers used.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if not __package__:  # run as a file: the checkout takes the place of this folder on the path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
 
@@ -172,10 +176,10 @@ def evaluate(args: Any, argv: Sequence[str] | None) -> None:
     dataset = data.load(args.dataset, split=args.split, image_size=model.image_size, **options)
 
     batches = [dataset.batch(choose_images(len(dataset), args.images, seed)) for seed in args.seeds]
-    if any(batch.masks is None for batch in batches):
-        raise ValueError(f"dataset {args.dataset!r} has no instance masks to compare with")
     images = torch.cat([batch.images.cpu() for batch in batches])
-    masks = torch.cat([batch.masks.cpu() for batch in batches])
+    masks = torch.cat([batch.masks.cpu() for batch in batches if batch.masks is not None])
+    if len(masks) < len(images):
+        raise ValueError(f"dataset {args.dataset!r} has no instance masks to compare with")
     noise = draw_noise(model, args.images, args.seeds) if args.samples else None
 
     started = time.perf_counter()
