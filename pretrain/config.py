@@ -1,4 +1,4 @@
-"""A training run is a dataclass, filled from YAML and then from flags; nothing unknown gets through.
+"""A training run is a dataclass, filled from YAML and then from flags, strictly.
 
 Imports neither torch nor numpy, so that `--help` is instant.
 """
@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
+from pretrain.data import DATASETS
 from pretrain.strict_yaml import load_yaml
 
 PRESETS = Path(__file__).parent / "configs"
@@ -112,6 +113,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses values that no run could use."""
+        if self.dataset not in DATASETS:
+            hint = _suggest(self.dataset, list(DATASETS))
+            raise ConfigError(f"unknown dataset {self.dataset!r}{hint}")
         if self.image_size not in (32, 64, 128):
             raise ConfigError(f"image_size must be 32, 64 or 128, but got {self.image_size}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):

@@ -26,7 +26,8 @@ class Readings:
     """What happened since the last reading. Nats are per image.
 
     Attributes:
-        error: Reconstruction error of the last step that counted.
+        loss: Of the last step that counted.
+        error: Its reconstruction error.
         kl: Its KL.
         beta: Weight of the KL in the next step.
         mean_error: Mean over the steps that counted.
@@ -36,6 +37,7 @@ class Readings:
         skipped_in_a_row: The longest unbroken series of them since the last reading.
     """
 
+    loss: float
     error: float
     kl: float
     beta: float
@@ -46,8 +48,10 @@ class Readings:
     skipped_in_a_row: int
 
 
-# Columns of the book-keeping vector.
-_ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _SKIPPED, _IN_A_ROW, _LONGEST = range(9)
+# Entries of the book-keeping vector; the sums are in the order of the values they add up.
+_LOSS, _ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _SKIPPED, _IN_A_ROW, _LONGEST = range(
+    10
+)
 
 
 class Engine:
@@ -108,7 +112,7 @@ class Engine:
         self._order_epoch = -1
         self._rows = torch.arange(batch_size, device=self.device)
         self._position = torch.zeros((), dtype=torch.long, device=self.device)
-        self._book = torch.zeros(9, dtype=torch.float64, device=self.device)
+        self._book = torch.zeros(10, dtype=torch.float64, device=self.device)
 
         self._losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_losses
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -158,6 +162,7 @@ class Engine:
         count = max(book[_COUNT], 1)
         self._book[[_SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _LONGEST]] = 0
         return Readings(
+            loss=book[_LOSS],
             error=book[_ERROR],
             kl=book[_KL],
             beta=float(self.objective.beta),  # type: ignore[arg-type]
@@ -167,6 +172,10 @@ class Engine:
             skipped=int(book[_SKIPPED]),
             skipped_in_a_row=int(book[_LONGEST]),
         )
+
+    def read_skipped(self) -> int:
+        """Steps skipped since the run began; unlike `read`, this resets nothing."""
+        return int(self._book[_SKIPPED])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the steps to come depend on: tensors, numbers and plain containers."""
@@ -217,7 +226,7 @@ class Engine:
         for group, old in zip(self._buffers, before, strict=True):
             kept = torch.where(good, torch.cat(_flat(group)), old)
             torch._foreach_copy_(_flat(group), list(kept.split([b.numel() for b in group])))
-        self._record(good, error.detach(), kl.detach(), norm)
+        self._record(good, [t.detach().double() for t in (loss, error, kl, norm)])
         self._position.add_(1)
 
     def _batch(self) -> Tensor:
@@ -235,19 +244,18 @@ class Engine:
             return output.error.mean(), output.kl.mean()
 
     @torch.no_grad()
-    def _record(self, good: Tensor, error: Tensor, kl: Tensor, norm: Tensor) -> None:
+    def _record(self, good: Tensor, values: list[Tensor]) -> None:
+        """Adds loss, error, KL and gradient norm of a step, or only that it was skipped."""
         book = self._book
-        one = torch.ones_like(book[0])
-        now = torch.stack([error.double(), kl.double(), norm.double(), one])
-        now = torch.where(good, now, 0.0)
-        book[:_SUM_ERROR].copy_(torch.where(good, now[:2], book[:_SUM_ERROR]))
-        book[_SUM_ERROR:_SKIPPED].add_(now)
+        now = torch.stack([*values, torch.ones_like(values[0])])  # and one step that counted
+        book[:_SUM_ERROR].copy_(torch.where(good, now[:_SUM_ERROR], book[:_SUM_ERROR]))
+        book[_SUM_ERROR:_SKIPPED].add_(torch.where(good, now[1:], 0.0))
         book[_SKIPPED].add_(~good)
         book[_IN_A_ROW].copy_(torch.where(good, 0.0, book[_IN_A_ROW] + 1))
         book[_LONGEST].copy_(torch.maximum(book[_LONGEST], book[_IN_A_ROW]))
 
     def _make_optimizer_state(self) -> None:
-        """Adam makes its state at its first step; a step that it is told to skip changes nothing."""
+        """Adam makes its state at its first step; one that it is told to skip changes nothing."""
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()

@@ -1,0 +1,429 @@
+"""One training run: data, model and engine put together, and everything around the step."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from genesis_rl.checkpoint import save_checkpoint
+from genesis_rl.durable import replace_file, to_json
+from genesis_rl.losses.geco import BetaWarmup, Geco
+from genesis_rl.models.genesis import Genesis, GenesisConfig
+from pretrain.config import Config
+from pretrain.data import load
+from pretrain.data.images import ImageBatch
+from pretrain.engine import Engine, Readings
+from pretrain.evaluation import to_float, validate
+from pretrain.logs import Logs
+from pretrain.report import decomposition_grid, sample_grid
+from pretrain.state import (
+    DISK_FULL,
+    Stop,
+    has_run,
+    load_state,
+    open_folder,
+    save_state,
+    versions,
+)
+
+_PICTURES = 8  # rows of a grid
+_MAX_ELBO = 1e8  # nats per image; the authors' release stops there too
+
+
+def run(config: Config) -> int:
+    """Trains, prints one line for anything that goes wrong, and returns the exit status."""
+    warnings.showwarning = _one_line_warning
+    try:
+        with open_folder(config.folder), _Signals() as signals:
+            return Trainer(config, signals).run()
+    except Stop as stop:
+        print(f"error: {stop}", file=sys.stderr)
+        return stop.status
+    except torch.OutOfMemoryError:
+        print(
+            f"error: out of memory with batch_size {config.batch_size}; try --batch-size "
+            f"{max(1, config.batch_size // 2)}",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        full = " (the disk is full)" if error.errno in DISK_FULL else ""
+        print(f"error: {error}{full}", file=sys.stderr)
+        return 1
+
+
+class Trainer:
+    """Runs one configuration from its first, or its newest saved, step to its last."""
+
+    def __init__(self, config: Config, signals: _Signals):
+        self.config, self.folder, self.signals = config, config.folder, signals
+        self.began = time.monotonic()
+        if has_run(self.folder) and not config.resume:
+            raise Stop(
+                2,
+                f"{self.folder} holds a run already; --resume continues it, another --out keeps it",
+            )
+        self.device = _device(config.device)
+        _set_up_torch(config, self.device)
+        self.precision = _precision(config.precision, self.device)
+        self.validation = self._load("val", config.validation_images)
+        training = self._load("train", config.train_images or None)
+
+        torch.manual_seed(config.seed)
+        self.model = _model(config).to(self.device)
+        self.engine = Engine(
+            self.model,
+            _objective(config).to(self.device),
+            training.images,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            precision=self.precision,  # type: ignore[arg-type]
+            compile=config.compile == "on"
+            or (config.compile == "auto" and self.device.type == "cuda"),
+        )
+        self.rollbacks = 0
+        self.ari_fg = ""
+        self.saved_at = -1
+        self.skipped: deque[tuple[int, int]] = deque([(0, 0)])  # (step, skipped so far)
+        self._restore()
+        replace_file(self.folder / "config.yaml", config.to_yaml().encode())
+        self._note_environment()
+
+    def run(self) -> int:
+        """Trains to the last step, the time limit or a signal; saves; returns 0."""
+        config, engine = self.config, self.engine
+        self.logs = Logs(self.folder, start=engine.steps_done, total=config.steps)
+        if self.logs.replayed:
+            self.logs.say(
+                f"{self.logs.replayed} steps were made after that state; making them again"
+            )
+        engine.prepare()
+        self.logs.say(
+            f"{config.dataset}: {len(engine.images):,} images, {_parameters(self.model):,} "
+            f"parameters, {self.device} {self.precision}, {engine.mode}, step {engine.steps_done:,}"
+        )
+        self.clock = (engine.steps_done, time.monotonic())
+        self.signals.defer = True  # from here on there is something to save
+        try:
+            while engine.steps_done < config.steps and not self.signals.received:
+                engine.step()
+                try:
+                    self._after_step(engine.steps_done)
+                except _Diverged as diverged:
+                    self._roll_back(str(diverged))
+                if config.max_minutes and self._minutes() > config.max_minutes:
+                    break
+            return self._finish()
+        finally:
+            self.logs.close()
+
+    def _after_step(self, step: int) -> None:
+        config = self.config
+        if step % config.log_every == 0:
+            self._log(step)
+        if config.validate_every and step % config.validate_every == 0:
+            self._validate(step)
+        if config.picture_every and step % config.picture_every == 0:
+            self._draw(step)
+        if step % config.checkpoint_every == 0:
+            self._save(step)
+
+    def _finish(self) -> int:
+        step, name = self.engine.steps_done, self.signals.received
+        if name is None and self.config.validate_every and step % self.config.validate_every:
+            self._validate(step)
+        if name is None and self.config.picture_every and step % self.config.picture_every:
+            self._draw(step)
+        if self.saved_at != step:
+            self._save(step)
+        if step >= self.config.steps:
+            self.logs.say(f"done: {step:,} steps; the model is in {self.folder / 'model'}")
+        else:
+            why = f"stopped by {name}" if name else f"{self.config.max_minutes:g} minutes are over"
+            self.logs.say(
+                f"{why}: saved at step {step:,}; continue with "
+                f"python pretrain/run.py --resume --out {self.folder}"
+            )
+        return 0
+
+    def _log(self, step: int) -> None:
+        readings = self.engine.read()
+        self._check_health(step, readings)
+        then, since = self.clock
+        self.clock = (step, time.monotonic())
+        elements = 3 * self.config.image_size**2
+        values = {
+            "error": readings.mean_error / elements,
+            "kl": readings.mean_kl,
+            "beta": readings.beta,
+            "gradient_norm": readings.mean_gradient_norm,
+            "skipped_steps": readings.skipped,
+            "steps_per_second": (step - then) / max(self.clock[1] - since, 1e-9),
+            # Exact values of this very step: equal in a run that was killed and resumed.
+            "loss_hex": readings.loss.hex(),
+            "error_hex": readings.error.hex(),
+            "kl_hex": readings.kl.hex(),
+            "beta_hex": readings.beta.hex(),
+        }
+        self.logs.scalars(step, "train", values)
+        goal = f" (goal {self.config.goal:g})" if self.config.objective == "geco" else ""
+        status = {
+            "error": f"{values['error']:.4f}{goal}",
+            "kl": f"{readings.mean_kl:.1f}",
+            "beta": f"{readings.beta:.2g}",
+            "ari_fg": self.ari_fg or "-",
+        }
+        self.logs.progress(step, status, force=step >= self.config.steps)
+
+    def _validate(self, step: int) -> None:
+        data = self.validation
+        values = validate(
+            self.model,
+            data.images,
+            data.masks,
+            autocast=self.engine.autocast,
+            seed=self.config.seed,
+        )
+        self.logs.scalars(step, "val", values)
+        if "ari_fg" in values:
+            self.ari_fg = f"{values['ari_fg']:.3f}"
+
+    @torch.no_grad()
+    def _draw(self, step: int) -> None:
+        model, rows = self.model, min(_PICTURES, len(self.validation.images))
+        shape = (rows, model.num_slots, model.slot_dim)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed))
+        model.eval()
+        try:
+            with self.engine.autocast():
+                images = to_float(self.validation.images[:rows])
+                decomposed = model.decompose(images)
+                dreamt = model.sample(rows, noise.to(self.device))
+        finally:
+            model.train()
+        self.logs.picture(step, "decomposition", decomposition_grid(images, decomposed))
+        self.logs.picture(step, "samples", sample_grid(dreamt))
+
+    def _save(self, step: int) -> None:
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise Stop(4, f"{name} is not finite at step {step}; nothing was saved")
+        state = {"engine": self.engine.state_dict(), "rollbacks": self.rollbacks}
+        fingerprint = self.config.fingerprint()
+        save_state(self.folder, state, step=step, config=fingerprint, keep=self.config.keep)
+        metadata = {
+            "dataset": self.config.dataset,
+            "steps": step,
+            "seed": self.config.seed,
+            "batch_size": self.config.batch_size,
+            "learning_rate": self.config.learning_rate,
+            "precision": self.precision,
+        }
+        save_checkpoint(self.folder / "model", self.model, metadata=metadata)
+        self.saved_at = step
+
+    def _restore(self) -> None:
+        if not self.config.resume:
+            return
+        found = load_state(self.folder, config=self.config.fingerprint(), say=_say)
+        if found is None:
+            _say(f"{self.folder} holds no sound state; starting from step 0")
+            return
+        step, state = found
+        self.engine.load_state_dict(state["engine"])
+        self.rollbacks, self.saved_at = state["rollbacks"], step
+        self.skipped = deque([(step, int(self.engine.read_skipped()))])
+        _say(f"continuing {self.folder} from step {step:,}")
+
+    def _check_health(self, step: int, readings: Readings) -> None:
+        """Skipping a bad batch now and then is fine; many in a row or in a thousand are not."""
+        self.skipped.append((step, readings.skipped))
+        while len(self.skipped) > 2 and self.skipped[1][0] <= step - 1000:
+            self.skipped.popleft()
+        lately = readings.skipped - self.skipped[0][1]
+        if readings.skipped_in_a_row > 10:
+            raise _Diverged(f"{readings.skipped_in_a_row} steps in a row were not finite")
+        if lately > 10:
+            raise _Diverged(
+                f"{lately} of the last {step - self.skipped[0][0]} steps were not finite"
+            )
+        if readings.mean_error + readings.mean_kl > _MAX_ELBO:
+            raise _Diverged(f"error and KL exceed {_MAX_ELBO:.0e} nats")
+
+    def _roll_back(self, diagnosis: str) -> None:
+        """Goes back to the newest state once, with half the learning rate; gives up after that."""
+        at = self.engine.steps_done
+        found = load_state(self.folder, config=self.config.fingerprint(), say=_say)
+        if found is None or self.rollbacks:
+            good = f"step {found[0]} is the last good state" if found else "no state was saved yet"
+            raise Stop(
+                4,
+                f"training diverged at step {at}: {diagnosis}; {good}. Try a lower --learning-rate "
+                "or an easier --goal",
+            )
+        step, state = found
+        self.engine.load_state_dict(state["engine"])
+        self.engine.learning_rate.mul_(0.5)
+        self.rollbacks += 1
+        self.skipped = deque([(step, self.engine.read_skipped())])
+        self.logs.restart(step)
+        self.clock = (step, time.monotonic())
+        self.logs.say(
+            f"step {at}: {diagnosis}; back to step {step} with half the learning rate "
+            f"({self.engine.learning_rate.item():.2g})"
+        )
+        self._save(step)  # otherwise a resumed run would forget that it was rolled back
+
+    def _load(self, split: str, size: int | None) -> ImageBatch:
+        config = self.config
+        options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
+        try:
+            source = load(
+                config.dataset,
+                split,
+                size=size,
+                image_size=config.image_size,
+                data_dir=config.data_dir,
+                device=self.device,
+                **options,
+            )
+            data = source.all(progress=sys.stderr.isatty(), device=self.device)
+        except (ValueError, FileNotFoundError) as error:
+            raise Stop(3, str(error)) from error
+        if split == "train" and len(data.images) < config.batch_size:
+            raise Stop(
+                2, f"batch_size is {config.batch_size}, but there are {len(data.images)} images"
+            )
+        return data
+
+    def _minutes(self) -> float:
+        return (time.monotonic() - self.began) / 60
+
+    def _note_environment(self) -> None:
+        cuda = self.device.type == "cuda"
+        facts = {
+            "versions": versions(),
+            "device": torch.cuda.get_device_name(self.device) if cuda else platform.processor(),
+            "platform": platform.platform(),
+            "commit": _commit(),
+            "command": sys.argv,
+            "step": self.engine.steps_done,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        replace_file(self.folder / "env.json", to_json(facts))
+
+
+class _Diverged(Exception):
+    """Training has gone wrong; the message says how."""
+
+
+class _Signals:
+    """Turns SIGTERM and SIGINT into a request that the loop sees after the step in hand."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self.defer = False
+
+    def __enter__(self) -> _Signals:
+        self._before = {s: signal.signal(s, self._on) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None
+        self.received = signal.Signals(number).name
+        if again or not self.defer:
+            raise Stop(0 if not self.defer else 1, f"stopped by {self.received}; nothing was saved")
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not available:
+        raise Stop(2, f"--device {name} needs a CUDA GPU, but torch sees none; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Stop(2, f"--device {name}: there are only {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def _precision(name: str, device: torch.device) -> str:
+    if name == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return name
+
+
+def _set_up_torch(config: Config, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+
+
+def _model(config: Config) -> Any:
+    return Genesis(
+        GenesisConfig(
+            num_slots=config.num_slots,
+            image_size=config.image_size,
+            mask_latents=config.mask_latents,
+            component_latents=config.component_latents,
+            width=config.width,
+            norm=config.norm,
+            std=config.std,
+        )
+    )
+
+
+def _objective(config: Config) -> nn.Module:
+    if config.objective == "beta":
+        return BetaWarmup(config.beta, warmup_steps=round(config.beta_warmup * config.steps))
+    return Geco.for_image_size(
+        config.image_size,
+        goal=config.goal,
+        step_size=config.geco_step,
+        speedup=config.geco_speedup,
+        decay=config.geco_decay,
+    )
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        here = Path(__file__).parent
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
