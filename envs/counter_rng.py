@@ -38,6 +38,24 @@ def integers(bits: Tensor, high: Tensor | int) -> Tensor:
     return (_shift_right(bits, 24) * high) >> 40
 
 
+def without_repeats(draws: Tensor) -> Tensor:
+    """Draws with replacement into draws without: what redrawing until it is new would give.
+
+    Args:
+        draws: `[B, D]` where column k is uniform over `n - k` numbers.
+
+    Returns:
+        `[B, D]` numbers below n, different within a row; column k is uniform over those left.
+    """
+    chosen = draws[:, :1]
+    for k in range(1, draws.shape[1]):
+        number = draws[:, k]
+        for taken in chosen.sort(dim=1).values.unbind(1):
+            number = number + (number >= taken)  # the number-th of those not taken
+        chosen = torch.cat([chosen, number[:, None]], dim=1)
+    return chosen
+
+
 def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _MULTIPLIERS[0]
     x = (x ^ _shift_right(x, 27)) * _MULTIPLIERS[1]

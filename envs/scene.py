@@ -51,11 +51,6 @@ class SpriteScene:
         """The scenes of these rows."""
         return SpriteScene(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def put(self, rows: Tensor, scenes: "SpriteScene") -> None:
-        """Overwrites the scenes of these rows in place."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(scenes, field.name)
-
     def factors(self) -> Tensor:
         """`[B, N, 8]` float32 in [0, 1]: x, y, red, green, blue and the shape, one-hot."""
         shapes = torch.arange(len(SHAPES), device=self.shape.device)

@@ -2,7 +2,7 @@
 
 The sprites are those of dSprites, from formulas fitted to its published frames. A pixel is on when
 its centre lies strictly inside the outline: there is no anti-aliasing, as in the data. All lengths
-in the code below are pixels of a 64 x 64 frame until `_draw` scales them to the image at hand.
+in the code below are pixels of a 64 x 64 frame until `_labels` scales them to the image at hand.
 
 Shapes: B scenes, N sprites, H x W pixels, P x P pixels in the window around a sprite.
 """
@@ -51,102 +51,119 @@ def render_sprites(scene: SpriteScene, image_size: int = 64, max_scale: float = 
         max_scale: No sprite is larger than this. A tight value saves time, since only a window of
             that size is looked at; what lies outside it is not drawn.
     """
-    step = _CPU_SCENES if scene.shape.device.type == "cpu" else _CUDA_SCENES
-    if len(scene) <= step:
-        return _draw(scene, image_size, max_scale)
-    parts = [
-        _draw(scene[start : start + step], image_size, max_scale)
-        for start in range(0, len(scene), step)
-    ]
-    return Frames(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    device = scene.shape.device
+    shape = (len(scene), image_size, image_size)
+    images = torch.empty(*shape, 3, dtype=torch.uint8, device=device)
+    masks = torch.empty(shape, dtype=torch.uint8, device=device)
+    step = _CPU_SCENES if device.type == "cpu" else _CUDA_SCENES
+    for start in range(0, len(scene), step):
+        part = scene if len(scene) <= step else scene[start : start + step]
+        labels = _labels(part, image_size, max_scale)
+        masks[start : start + step] = labels
+        paint(labels, part.colour, part.background, out=images[start : start + step])
+    return Frames(images, masks)
 
 
-def paint(masks: Tensor, colour: Tensor, background: Tensor) -> Tensor:
+def paint(masks: Tensor, colour: Tensor, background: Tensor, out: Tensor | None = None) -> Tensor:
     """Colours a label map.
 
     Args:
         masks: `[B, H, W]`, 0 for background and k for the k-th sprite.
         colour: `[B, N, 3]` uint8.
         background: `[B, 3]` uint8.
+        out: Where to put the images, if not into new memory.
 
     Returns:
         `[B, H, W, 3]` uint8 images.
     """
+    if out is None:
+        out = torch.empty(*masks.shape, 3, dtype=torch.uint8, device=masks.device)
     palette = torch.cat([background[:, None], colour], dim=1)  # [B, 1 + N, 3]
     batch, colours, _ = palette.shape
     first = torch.arange(0, batch * colours, colours, device=masks.device, dtype=torch.int32)
-    entries = masks + first[:, None, None]
-    return palette.view(-1, 3).index_select(0, entries.view(-1)).view(*masks.shape, 3)
+    entries = (masks + first[:, None, None]).view(-1)
+    torch.index_select(palette.view(-1, 3), 0, entries, out=out.view(-1, 3))
+    return out
 
 
-def _draw(scene: SpriteScene, image_size: int, max_scale: float) -> Frames:
+def _labels(scene: SpriteScene, image_size: int, max_scale: float) -> Tensor:
+    """`[B, H, W]` int32: the masks of the scenes."""
     batch, count = scene.shape.shape
     zoom = image_size / 64
     reach = _REACH * max_scale * zoom
     window = min(image_size, int(2 * reach) + 1)  # P
-    tables = _tables(str(scene.shape.device), count, window)
+    tables = _tables(str(scene.shape.device), count, image_size, window)
 
-    # The window: all pixels whose centre (+ .5) can be within reach of the sprite's centre.
+    # The window: all pixels whose middle (+ .5) can be within reach of the sprite's centre.
     centre = scene.centre * image_size
     first = (centre - (reach - 0.5)).floor_().clamp_(0, image_size - window)  # [B, N, 2]
-    offset = first[..., None] + tables.middles - centre[..., None]  # [B, N, 2, P]
+    offset = (first - centre)[..., None] + tables.middles  # [B, N, 2, P]: x, y
 
-    # Each pixel in the sprite's own frame (y is down: a counter-clockwise turn of the sprite), u
-    # as a cell of the table.
-    turn = scene.turn / (scene.scale * zoom).clamp_(min=1e-6)[..., None]
-    cos, sin = turn[..., None].unbind(2)  # [B, N, 1]
-    cos_cells, sin_cells = (turn * _CELLS_PER_PIXEL)[..., None].unbind(2)
-    dx, dy = offset.unbind(2)  # [B, N, P]
-    u = (cos_cells * dx)[..., None, :] - (sin_cells * dy)[..., :, None]  # [B, N, P, P]
-    v = (sin * dx)[..., None, :] + (cos * dy)[..., :, None]
+    # Each pixel in the sprite's own frame, where y is down and a turn is counter-clockwise:
+    # u = cos x - sin y, as a cell of the table, and v = sin x + cos y.
+    scale = (scene.scale * zoom).clamp_(min=1e-6)[..., None]
+    turn = (scene.turn.index_select(2, tables.turn) * tables.sign / scale)[..., None]
+    along = turn.view(batch, count, 2, 2, 1) * offset[:, :, None]  # [B, N, 2, 2, P]: u v, x y
+    x, y = along.unbind(3)
+    u, v = (x[..., None, :] + y[..., :, None]).unbind(2)  # [B, N, P, P]
 
     # Every shape is symmetric in u and, at each u, one interval of v: middle +- half.
-    cell = u.abs_().clamp_(max=_CELLS - 1).int().add_((scene.shape * _CELLS)[..., None, None])
-    cell = cell.view(-1)
-    depth = v.view(-1).sub_(tables.profile_middle.index_select(0, cell)).abs_()
-    inside = depth < tables.profile_half.index_select(0, cell)
+    row = (scene.shape * _CELLS).view(batch, count, 1, 1)
+    cell = u.abs().clamp_(max=_CELLS - 1).int().add_(row).view(-1)
+    depth = (v - tables.profile_middle.index_select(0, cell).view(v.shape)).abs_()
+    inside = depth < tables.profile_half.index_select(0, cell).view(v.shape)
 
     # Painter's order without a loop: the last sprite on a pixel has the largest label.
     label = tables.ordinals * (scene.scale > 0)
-    column, row = (first.long()[..., None] + tables.ticks).unbind(2)  # [B, N, P]
-    pixel = (row * image_size)[..., :, None] + column[..., None, :]  # [B, N, P, P]
     labels = inside.view(batch, count, -1) * label[..., None]
-    masks = torch.zeros(
-        batch, image_size * image_size, device=scene.shape.device, dtype=torch.int32
-    )
-    masks.scatter_reduce_(1, pixel.view(batch, -1), labels.view(batch, -1), "amax")
-    masks = masks.view(batch, image_size, image_size)
-    return Frames(paint(masks, scene.colour, scene.background), masks.to(torch.uint8))
+    corner = (first.long() * tables.strides).sum(-1, keepdim=True)
+    pixels = (corner + tables.pixels).view(batch, -1)  # [B, N * P * P]
+    masks = torch.zeros(batch, image_size**2, device=scene.shape.device, dtype=torch.int32)
+    masks.scatter_reduce_(1, pixels, labels.view(batch, -1), "amax")
+    return masks.view(batch, image_size, image_size)
 
 
 class _Tables(NamedTuple):
-    """What `_draw` needs beside the scene.
+    """What `_labels` needs beside the scene.
 
     Attributes:
-        ticks: `[P]` int64, 0, 1, ..
         middles: `[P]` float32, .5, 1.5, ..
+        turn: `[4]` int64, where the entries of a rotation are in (cosine, sine).
+        sign: `[4]` float32, their signs, and the number of cells per pixel.
         ordinals: `[N]` int32, the labels 1, 2, ..
+        strides: `[2]` int64, of x and y in an image.
+        pixels: `[P * P]` int64, the window's pixels in an image, from its first.
         profile_middle: `[3 * cells]` float32.
         profile_half: `[3 * cells]` float32.
     """
 
-    ticks: Tensor
     middles: Tensor
+    turn: Tensor
+    sign: Tensor
     ordinals: Tensor
+    strides: Tensor
+    pixels: Tensor
     profile_middle: Tensor
     profile_half: Tensor
 
 
 @lru_cache(maxsize=64)
-def _tables(device: str, count: int, window: int) -> _Tables:
+def _tables(device: str, count: int, image_size: int, window: int) -> _Tables:
     with torch.inference_mode(False):  # they outlive the caller's mode
-        ticks = torch.arange(window, device=device)
-        ordinals = torch.arange(1, count + 1, dtype=torch.int32, device=device)
-        return _Tables(ticks, ticks + 0.5, ordinals, *_profiles(device))
+        ticks = torch.arange(window)
+        tables = (
+            ticks + 0.5,
+            torch.tensor([0, 1, 1, 0]),
+            torch.tensor([_CELLS_PER_PIXEL, -_CELLS_PER_PIXEL, 1, 1]),
+            torch.arange(1, count + 1, dtype=torch.int32),
+            torch.tensor([1, image_size]),
+            (ticks[:, None] * image_size + ticks).view(-1),
+        )
+        return _Tables(*[table.to(device) for table in (*tables, *_profiles())])
 
 
-@lru_cache(maxsize=16)
-def _profiles(device: str) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=1)
+def _profiles() -> tuple[Tensor, Tensor]:
     """For each shape and each cell of |u|, the middle and half length of the interval of v.
 
     A table rather than formulas: it costs the same for every shape, and a lookup gives equal
@@ -169,7 +186,4 @@ def _profiles(device: str) -> tuple[Tensor, Tensor]:
     heart = (upper + lower) / 2, np.where(u < _HALF_SIDE, (lower - upper) / 2, -1.0)
 
     middle, half = (np.concatenate(part) for part in zip(square, ellipse, heart, strict=True))
-    return (
-        torch.tensor(middle, dtype=torch.float32, device=device),
-        torch.tensor(half, dtype=torch.float32, device=device),
-    )
+    return torch.from_numpy(middle).float(), torch.from_numpy(half).float()

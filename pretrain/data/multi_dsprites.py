@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from envs.counter_rng import bits, fold, integers
+from envs.counter_rng import bits, fold, integers, without_repeats
 from envs.scene import COLOUR_LEVELS, NUM_DSPRITES, SpriteScene, dsprites_scene
 from envs.sprites_render import paint, render_sprites
 from pretrain.data.dsprites_files import DspritesArray, ProcessedFiles
@@ -136,21 +136,3 @@ class MultiDsprites(ImageDataset):
                 f"{self._files.images_path} holds {len(self._files)} images, but size is {size}."
             )
         self.size = len(self._files) if size is None else size
-
-
-def without_repeats(draws: Tensor) -> Tensor:
-    """Draws with replacement into draws without: what redrawing until it is new would give.
-
-    Args:
-        draws: `[B, D]` where column k is uniform over `n - k` numbers.
-
-    Returns:
-        `[B, D]` numbers below n, different within a row; column k is uniform over those left.
-    """
-    chosen = draws[:, :1]
-    for k in range(1, draws.shape[1]):
-        number = draws[:, k]
-        for taken in chosen.sort(dim=1).values.unbind(1):
-            number = number + (number >= taken)  # the number-th of those not taken
-        chosen = torch.cat([chosen, number[:, None]], dim=1)
-    return chosen

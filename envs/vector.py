@@ -1,0 +1,233 @@
+"""N episodes at once: dynamics, rewards and pictures are batched on one device."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from envs.base import View, World, check_choice, check_render_mode, draw_key
+
+if TYPE_CHECKING:
+    from gymnasium.vector import AutoresetMode
+else:
+    try:
+        from gymnasium.vector import AutoresetMode
+    except ImportError:  # Gymnasium 1.0 has one mode, the first of these, and no name for it
+        from enum import Enum
+
+        AutoresetMode = Enum(
+            "AutoresetMode",
+            {"NEXT_STEP": "NextStep", "SAME_STEP": "SameStep", "DISABLED": "Disabled"},
+        )
+
+Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
+    """N episodes of a world. A subclass names the world.
+
+    With seed s, environment i plays what the single environment plays with seed s + i, and what a
+    step returns is what Gymnasium's `SyncVectorEnv` returns in the same autoreset mode.
+
+    Args:
+        num_envs: N.
+        max_episode_steps: Episodes are truncated after so many steps; None never truncates.
+        autoreset_mode: When an ended episode is followed by a new one: with the next step, with
+            the same step, or only when `reset` is given a `reset_mask`. An `AutoresetMode`, or its
+            value.
+        device: Where everything is computed.
+        tensors: Whether observations stay torch tensors on that device, for learners and encoders
+            that live there. Rewards and flags are NumPy arrays either way.
+        observation: As for the single environment, as are the rest.
+    """
+
+    world_type: type[Any]
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = 100,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        device: torch.device | str = "cpu",
+        tensors: bool = False,
+        observation: Literal["pixels", "state"] = "pixels",
+        info_masks: bool = False,
+        info_state: bool = False,
+        render_mode: str | None = None,
+        **options: Any,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs needs to be at least 1, but got {num_envs}.")
+        if isinstance(autoreset_mode, str):
+            modes = tuple(mode.value for mode in AutoresetMode)
+            check_choice("autoreset_mode", autoreset_mode, modes)
+        check_render_mode(render_mode)
+        self._mode = AutoresetMode(autoreset_mode)
+        self._view = View(observation, info_masks, info_state)
+        self._world: World = self.world_type(num_envs, device=device, **options)
+        self._tensors = tensors
+        self._max_steps = max_episode_steps
+
+        self.num_envs = num_envs
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": 10,
+            "autoreset_mode": self._mode,
+        }
+        self.render_mode = render_mode
+        self.single_observation_space = self._view.space(self._world)
+        self.single_action_space = self._world.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+        self._generators: list[
+            np.random.Generator
+        ] = []  # one per environment, from the first reset
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._done = np.zeros(num_envs, dtype=bool)
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        mask = self._reset_mask(options)
+        self._seed(seed, mask)
+        self._begin(mask)
+        observations, extras = self._look()
+        return observations, _with_masks(extras, mask)
+
+    def step(self, actions: np.ndarray | Tensor) -> Step:
+        if not self._generators:
+            raise gym.error.ResetNeeded("call reset() before the first step().")
+        if self._mode is AutoresetMode.DISABLED and self._done.any():
+            raise ValueError(
+                f"episodes {np.flatnonzero(self._done).tolist()} have ended; begin new ones with "
+                "reset(options={'reset_mask': mask}) first."
+            )
+        # Under NEXT_STEP this step does nothing to the episodes that ended with the last one but
+        # begin the next.
+        begun = self._done if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
+        outcome = torch.stack(
+            [field.float() for field in self._world.advance(self._check(actions))]
+        )
+        rewards, terminations, success = outcome.cpu().double().numpy()
+        self._elapsed += 1
+        truncations = self._elapsed >= (self._max_steps or np.inf)
+        self._begin(begun)
+        rewards[begun] = 0
+        terminations = (terminations > 0) & ~begun
+        truncations &= ~begun
+        self._done = terminations | truncations
+
+        observations, extras = self._look()
+        infos = _with_masks(extras, np.ones_like(begun))
+        infos |= _with_masks({"is_success": (success > 0) & ~begun}, ~begun)
+        if self._mode is AutoresetMode.SAME_STEP and self._done.any():
+            observations, infos = self._begin_at_once(observations, infos)
+        return observations, rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        if self.render_mode is None:
+            return None
+        return tuple(self._world.frames().images.cpu().numpy())
+
+    def _begin_at_once(self, last: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Begins new episodes where one has ended; the last observations go into the infos."""
+        done = self._done
+        finals = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(done):
+            finals[row] = last[row].clone() if self._tensors else last[row].copy()
+        final_info = {key: value.copy() for key, value in infos.items()}
+        for key in final_info:
+            if key.startswith("_"):
+                final_info[key] &= done
+        self._begin(done)
+        rows = self._rows(done)
+        fresh, extras = self._look(rows)
+        last[rows if self._tensors else done] = fresh
+        for key, value in extras.items():
+            infos[key][done] = value
+        infos["is_success"] &= ~done
+        infos["_is_success"] &= ~done
+        finished = {"final_obs": finals, "_final_obs": done.copy()}
+        return last, infos | finished | {"final_info": final_info, "_final_info": done.copy()}
+
+    def _begin(self, mask: np.ndarray) -> None:
+        """Starts new episodes in these environments."""
+        if not mask.any():
+            return
+        keys = [draw_key(self._generators[row]) for row in np.flatnonzero(mask)]
+        self._world.begin(self._rows(mask), torch.tensor(keys, device=self._world.device))
+        self._elapsed[mask] = 0
+        self._done = self._done & ~mask
+
+    def _look(self, rows: Tensor | None = None) -> tuple[Any, dict[str, np.ndarray]]:
+        observations, extras = self._view.look(self._world, rows)
+        arrays = {key: value.cpu().numpy() for key, value in extras.items()}
+        return observations if self._tensors else observations.cpu().numpy(), arrays
+
+    def _rows(self, mask: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(mask)).to(self._world.device)
+
+    def _check(self, actions: np.ndarray | Tensor) -> Tensor:
+        """The actions as int64 on the device; the values of a GPU tensor are trusted."""
+        if not (isinstance(actions, Tensor) and actions.device.type != "cpu"):
+            actions = torch.from_numpy(np.array(actions))
+            if actions.numel() and not 0 <= actions.min() <= actions.max() < self._num_actions:
+                raise ValueError(
+                    f"actions need to be within 0 and {self._num_actions - 1}, but they reach from "
+                    f"{actions.min()} to {actions.max()}."
+                )
+        if actions.shape != (self.num_envs,) or actions.dtype.is_floating_point:
+            raise ValueError(
+                f"actions need to be {self.num_envs} integers, but are {actions.dtype} of shape "
+                f"{tuple(actions.shape)}."
+            )
+        return actions.to(self._world.device, torch.int64)
+
+    @property
+    def _num_actions(self) -> int:
+        return int(self._world.action_space.n)
+
+    def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
+        """Environment i gets seed s + i, or its own of a list; None keeps the generator it has."""
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(
+                f"a list of seeds needs one for each of {self.num_envs} environments, but has "
+                f"{len(seeds)}."
+            )
+        if not self._generators:
+            self._generators = [seeding.np_random(one)[0] for one in seeds]
+            return
+        for row in np.flatnonzero(mask):
+            if seeds[row] is not None:
+                self._generators[row] = seeding.np_random(seeds[row])[0]
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        if not options or "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=bool)
+        mask = np.asarray(options["reset_mask"])  # read only: the dictionary is the caller's
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask needs to be {self.num_envs} bools with at least one True, but is "
+                f"{mask.dtype} of shape {mask.shape} with {np.count_nonzero(mask)} set."
+            )
+        if not self._generators and not mask.all():
+            raise gym.error.ResetNeeded("the first reset() needs to begin every episode.")
+        return mask
+
+
+def _with_masks(extras: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """Infos as Gymnasium has them: beside every key, which environments it holds for."""
+    return extras | {f"_{key}": mask.copy() for key in extras}
