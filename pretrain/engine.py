@@ -49,9 +49,8 @@ class Readings:
 
 
 # Entries of the book-keeping vector; the sums are in the order of the values they add up.
-_LOSS, _ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _SKIPPED, _IN_A_ROW, _LONGEST = range(
-    10
-)
+_LOSS, _ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT = range(7)
+_SKIPPED, _IN_A_ROW, _LONGEST = range(7, 10)
 
 
 class Engine:
@@ -76,7 +75,7 @@ class Engine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         objective: nn.Module,
         images: Tensor,
         *,
@@ -96,6 +95,9 @@ class Engine:
         self.mode = "eager"
 
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        for parameter in self._parameters:
+            if parameter.dim() == 4:  # convolutions find their weights laid out like their images
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         cuda = self.device.type == "cuda"
         # A tensor, because a captured graph would keep a number for ever.
         self.learning_rate = torch.tensor(learning_rate, device=self.device)
@@ -107,7 +109,7 @@ class Engine:
         self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]
         self._make_optimizer_state()
 
-        self._buffers = _by_dtype([*model.buffers(), *objective.buffers()])
+        self._buffers = _by_dtype([*_state_buffers(model), *_state_buffers(objective)])
         self._order = torch.zeros(len(images), dtype=torch.long, device=self.device)
         self._order_epoch = -1
         self._rows = torch.arange(batch_size, device=self.device)
@@ -236,7 +238,7 @@ class Engine:
 
     def _noise(self) -> Tensor:
         slots, size = self.model.num_slots, self.model.slot_dim
-        return torch.randn(self.batch_size, slots, size, device=self.device)  # type: ignore[arg-type]
+        return torch.randn(self.batch_size, slots, size, device=self.device)
 
     def _eager_losses(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         with self.autocast():
@@ -298,6 +300,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits the images; a function of seed and epoch alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator)
+
+
+def _state_buffers(module: nn.Module) -> list[Tensor]:
+    """The buffers that training moves, which are those that a state_dict holds."""
+    names = module.state_dict().keys()
+    return [buffer for name, buffer in module.named_buffers() if name in names]
 
 
 def _by_dtype(buffers: list[Tensor]) -> list[list[Tensor]]:

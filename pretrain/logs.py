@@ -89,4 +89,4 @@ def _tensorboard(folder: Path, *, purge_step: int | None) -> Any:
     except ImportError as error:
         print(f"no TensorBoard files: {error}; pip install tensorboard", file=sys.stderr)
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)

@@ -48,7 +48,7 @@ def decomposition_grid(images: Tensor, output: Decomposition) -> Tensor:
 
 
 def sample_grid(sample: Decomposition) -> Tensor:
-    """Shows one dream a row: image, segmentation, K masked components; `[rows, columns, 3]` uint8."""
+    """Shows one dream a row, in the same way, without the columns that need an input."""
     row = [sample.reconstruction[:, None], segmentation(sample)[:, None], _on_grey(sample)]
     return tile(torch.cat([part.float().cpu() for part in row], dim=1))
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections import deque
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,15 +16,20 @@ from torch import nn
 
 from genesis_rl.checkpoint import save_checkpoint
 from genesis_rl.durable import replace_file, to_json
-from genesis_rl.losses.geco import BetaWarmup, Geco
-from genesis_rl.models.genesis import Genesis, GenesisConfig
+from pretrain.assembly import (
+    build_model,
+    build_objective,
+    load_split,
+    pick_device,
+    pick_precision,
+    set_up_torch,
+)
 from pretrain.config import Config
-from pretrain.data import load
-from pretrain.data.images import ImageBatch
 from pretrain.engine import Engine, Readings
 from pretrain.evaluation import to_float, validate
 from pretrain.logs import Logs
 from pretrain.report import decomposition_grid, sample_grid
+from pretrain.signals import Signals
 from pretrain.state import (
     DISK_FULL,
     Stop,
@@ -46,10 +48,10 @@ def run(config: Config) -> int:
     """Trains, prints one line for anything that goes wrong, and returns the exit status."""
     warnings.showwarning = _one_line_warning
     try:
-        with open_folder(config.folder), _Signals() as signals:
+        with open_folder(config.folder), Signals() as signals:
             return Trainer(config, signals).run()
     except Stop as stop:
-        print(f"error: {stop}", file=sys.stderr)
+        print(f"error: {stop}" if stop.status else str(stop), file=sys.stderr)
         return stop.status
     except torch.OutOfMemoryError:
         print(
@@ -67,7 +69,7 @@ def run(config: Config) -> int:
 class Trainer:
     """Runs one configuration from its first, or its newest saved, step to its last."""
 
-    def __init__(self, config: Config, signals: _Signals):
+    def __init__(self, config: Config, signals: Signals):
         self.config, self.folder, self.signals = config, config.folder, signals
         self.began = time.monotonic()
         if has_run(self.folder) and not config.resume:
@@ -75,22 +77,25 @@ class Trainer:
                 2,
                 f"{self.folder} holds a run already; --resume continues it, another --out keeps it",
             )
-        self.device = _device(config.device)
-        _set_up_torch(config, self.device)
-        self.precision = _precision(config.precision, self.device)
-        self.validation = self._load("val", config.validation_images)
-        training = self._load("train", config.train_images or None)
+        self.device = pick_device(config.device)
+        set_up_torch(config, self.device)
+        self.precision = pick_precision(config, self.device)
+        self.validation = load_split(config, "val", config.validation_images, self.device)
+        training = load_split(config, "train", config.train_images or None, self.device)
+        if len(training.images) < config.batch_size:
+            line = f"batch_size is {config.batch_size}, but there are {len(training.images)} images"
+            raise Stop(2, line)
 
         torch.manual_seed(config.seed)
-        self.model = _model(config).to(self.device)
+        self.model = build_model(config).to(self.device)
         self.engine = Engine(
             self.model,
-            _objective(config).to(self.device),
+            build_objective(config).to(self.device),
             training.images,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             seed=config.seed,
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             compile=config.compile == "on"
             or (config.compile == "auto" and self.device.type == "cuda"),
         )
@@ -287,28 +292,6 @@ class Trainer:
         )
         self._save(step)  # otherwise a resumed run would forget that it was rolled back
 
-    def _load(self, split: str, size: int | None) -> ImageBatch:
-        config = self.config
-        options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
-        try:
-            source = load(
-                config.dataset,
-                split,
-                size=size,
-                image_size=config.image_size,
-                data_dir=config.data_dir,
-                device=self.device,
-                **options,
-            )
-            data = source.all(progress=sys.stderr.isatty(), device=self.device)
-        except (ValueError, FileNotFoundError) as error:
-            raise Stop(3, str(error)) from error
-        if split == "train" and len(data.images) < config.batch_size:
-            raise Stop(
-                2, f"batch_size is {config.batch_size}, but there are {len(data.images)} images"
-            )
-        return data
-
     def _minutes(self) -> float:
         return (time.monotonic() - self.began) / 60
 
@@ -316,7 +299,7 @@ class Trainer:
         cuda = self.device.type == "cuda"
         facts = {
             "versions": versions(),
-            "device": torch.cuda.get_device_name(self.device) if cuda else platform.processor(),
+            "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
             "platform": platform.platform(),
             "commit": _commit(),
             "command": sys.argv,
@@ -328,83 +311,6 @@ class Trainer:
 
 class _Diverged(Exception):
     """Training has gone wrong; the message says how."""
-
-
-class _Signals:
-    """Turns SIGTERM and SIGINT into a request that the loop sees after the step in hand."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self.defer = False
-
-    def __enter__(self) -> _Signals:
-        self._before = {s: signal.signal(s, self._on) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None
-        self.received = signal.Signals(number).name
-        if again or not self.defer:
-            raise Stop(0 if not self.defer else 1, f"stopped by {self.received}; nothing was saved")
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not available:
-        raise Stop(2, f"--device {name} needs a CUDA GPU, but torch sees none; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Stop(2, f"--device {name}: there are only {torch.cuda.device_count()} GPUs")
-    return device
-
-
-def _precision(name: str, device: torch.device) -> str:
-    if name == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    return name
-
-
-def _set_up_torch(config: Config, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
-    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
-
-
-def _model(config: Config) -> Any:
-    return Genesis(
-        GenesisConfig(
-            num_slots=config.num_slots,
-            image_size=config.image_size,
-            mask_latents=config.mask_latents,
-            component_latents=config.component_latents,
-            width=config.width,
-            norm=config.norm,
-            std=config.std,
-        )
-    )
-
-
-def _objective(config: Config) -> nn.Module:
-    if config.objective == "beta":
-        return BetaWarmup(config.beta, warmup_steps=round(config.beta_warmup * config.steps))
-    return Geco.for_image_size(
-        config.image_size,
-        goal=config.goal,
-        step_size=config.geco_step,
-        speedup=config.geco_speedup,
-        decay=config.geco_decay,
-    )
 
 
 def _parameters(model: nn.Module) -> int:

@@ -1,0 +1,105 @@
+"""From settings to the parts of a run: device, data, model and objective."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from genesis_rl.losses.geco import BetaWarmup, Geco
+from genesis_rl.models.genesis import Genesis, GenesisConfig
+from pretrain.config import Config
+from pretrain.data import load
+from pretrain.data.images import ImageBatch
+from pretrain.engine import Precision
+from pretrain.state import Stop
+
+
+def load_split(config: Config, split: str, size: int | None, device: torch.device) -> ImageBatch:
+    """Puts a split of the run's dataset into the device's memory.
+
+    Raises:
+        Stop: The data cannot be used (status 3).
+    """
+    options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
+    try:
+        source = load(
+            config.dataset,
+            split,
+            size=size,
+            image_size=config.image_size,
+            data_dir=config.data_dir,
+            device=device,
+            **options,
+        )
+        return source.all(progress=sys.stderr.isatty(), device=device)
+    except (ValueError, OSError) as error:
+        raise Stop(3, str(error)) from error
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device of that name; auto prefers CUDA.
+
+    Raises:
+        Stop: There is no such GPU (status 2).
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not available:
+        raise Stop(2, f"--device {name} needs a CUDA GPU, but torch sees none; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Stop(2, f"--device {name}: there are only {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def pick_precision(config: Config, device: torch.device) -> Precision:
+    """Returns the precision of the convolutions; auto means bf16 on CUDA."""
+    if config.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return config.precision
+
+
+def set_up_torch(config: Config, device: torch.device) -> None:
+    """Sets torch's global switches; to be called before CUDA has been used."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # A warning, not an error: cumsum is on torch's list, but over K slots it is deterministic.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+
+
+def build_model(config: Config) -> Genesis:
+    """Draws a model's first weights from the global generator."""
+    return Genesis(
+        GenesisConfig(
+            num_slots=config.num_slots,
+            image_size=config.image_size,
+            mask_latents=config.mask_latents,
+            component_latents=config.component_latents,
+            width=config.width,
+            norm=config.norm,
+            std=config.std,
+        )
+    )
+
+
+def build_objective(config: Config) -> nn.Module:
+    """Returns what turns error and KL into a loss."""
+    if config.objective == "beta":
+        return BetaWarmup(config.beta, warmup_steps=round(config.beta_warmup * config.steps))
+    return Geco.for_image_size(
+        config.image_size,
+        goal=config.goal,
+        step_size=config.geco_step,
+        speedup=config.geco_speedup,
+        decay=config.geco_decay,
+    )
