@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import genesis_rl
 from genesis_rl.durable import parse_json, replace_folder, to_json, write_durably
@@ -37,6 +38,7 @@ WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 
 _MAX_JSON_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_NUMBER = 4096  # no slot count, image size or width comes near
 _QUANTISED_FROM = 1_000_000  # elements; only GENESIS's two "fully connected" layers are larger
 _SCALE_SUFFIX = "::scale"  # no parameter name can hold a colon
 
@@ -113,16 +115,12 @@ def load_checkpoint(id_or_path: StrPath) -> Any:
         ValueError: It is damaged, or does not fit the model it claims to be.
     """
     folder = resolve_checkpoint(id_or_path)
-    entry, build = _entry(folder), None
-    model_class, config = _model_config(entry, folder)
-    with torch.device("meta"):  # shapes only: a hostile config must not allocate anything
-        try:
-            build = model_class(config)
-        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"{folder / CONFIG}: no model can have this configuration: {error}"
-            ) from error
-    expected = dict(build.state_dict())
+    model_class, config = _model_config(_entry(folder), folder)
+    try:
+        with _ShapesOnly():
+            expected = dict(model_class(config).state_dict())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{folder / CONFIG} describes no possible model: {error}") from error
     most = sum(4 * math.prod(t.shape) + 8 for t in expected.values()) + _MAX_HEADER_BYTES
     data = _read_checked(folder, WEIGHTS, _manifest(folder), limit=most)
     try:
@@ -191,6 +189,21 @@ def checkpoint_sha256(id_or_path: StrPath) -> str:
     return digest.hexdigest()
 
 
+class _ShapesOnly(TorchFunctionMode):
+    """Makes parameters without memory, so that a hostile config cannot take all of it.
+
+    `torch.device("meta")` would also catch `torch.tensor`, whose values constructors may need.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
 def _name_of(model: nn.Module) -> str:
     for name, (module, model_class, _) in MODELS.items():
         if (type(model).__module__, type(model).__qualname__) == (module, model_class):
@@ -214,6 +227,9 @@ def _model_config(entry: dict[str, Any], folder: Path) -> tuple[Any, Any]:
     if unknown:
         raise ValueError(f"{path}: unknown config keys {unknown}; the fields are {fields}")
     try:
+        for key, value in values.items():
+            if isinstance(value, int | float) and not abs(value) <= _MAX_NUMBER:
+                raise ValueError(f"{key} is {value}, beyond any model")
         config = config_type(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
