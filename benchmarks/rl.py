@@ -13,6 +13,7 @@ are finished.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,17 @@ from benchmarks.common import (
 
 # As in `rl_training`, which takes seconds to import.
 REPRESENTATIONS = ("state", "cnn", "genesis", "random-genesis")
-QUICK = {"steps": 4096, "envs": 8, "rollout": 512, "batch_size": 64, "evaluate_every": 1024}
+# Reaching a single object in few steps can be learnt from a few thousand frames.
+QUICK = {
+    "steps": 3072,
+    "envs": 8,
+    "rollout": 256,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "evaluate_every": 1_000_000,  # before and after
+    "episodes": 32,
+    "env_options": {"num_objects": 1, "max_episode_steps": 12},
+}
 
 Row = dict[str, Any]
 
@@ -50,18 +61,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=positive_int, default=2_000_000, help="of the environment")
-    parser.add_argument("--envs", type=positive_int, default=64, help="stepped together")
+    parser.add_argument("--envs", type=positive_int, default=256, help="stepped together")
     parser.add_argument("--rollout", type=positive_int, default=8192, help="steps per update")
-    parser.add_argument("--batch-size", type=positive_int, default=256)
+    parser.add_argument("--batch-size", type=positive_int, default=512)
     parser.add_argument("--epochs", type=positive_int, default=10)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--evaluate-every", type=positive_int, default=100_000)
     parser.add_argument("--episodes", type=positive_int, default=100, help="per evaluation")
+    parser.add_argument(
+        "--env-options", type=option, nargs="+", default=[], help="such as num_objects=2"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
     parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
     parser.add_argument("--resume", action="store_true", help="skip rows that are finished")
     parser.add_argument("--report", action="store_true", help="only redraw what is in the results")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores, see docs")
     args = parser.parse_args(argv)
+    args.env_options = dict(args.env_options)
     if args.quick:
         apply_quick(args)
     picture = args.picture or args.out / "curve.png"
@@ -69,6 +85,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(read_rows(args.results_dir, args.env_id), args.env_id, picture)
     else:
         train(args, picture, argv)
+
+
+def option(text: str) -> tuple[str, Any]:
+    """Parses `name=value`; the value is a number where it can be one."""
+    name, separator, value = text.partition("=")
+    if not separator or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"needs name=value, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def apply_quick(args: Any) -> None:
@@ -86,6 +113,7 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
     """Trains the rows that the arguments name, then reports on all of them."""
     device = prepare_device(args.device, args.threads)
     from benchmarks.rl_training import evaluate_random, finished, train_row
+    from genesis_rl.checkpoint import checkpoint_sha256
 
     configs = [
         (_config(args, name, seed), args.out / _slug(args.env_id) / f"{name}-seed{seed}")
@@ -99,8 +127,10 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
             f"{kept[0]} already holds a finished row; add --resume to skip finished rows, or "
             "choose another --out"
         )
-    for config, folder in configs:  # before hours are spent on the others
+    for config, folder in configs:  # mistakes show before hours are spent
         check_same(config, done.get(folder), folder)
+        if config.checkpoint is not None:
+            checkpoint_sha256(config.checkpoint)
 
     random = evaluate_random(configs[0][0])
     print(f"random policy: success {random['success']:.2f}, return {random['return']:.2f}")
@@ -212,9 +242,9 @@ def quick_report(row: Row) -> str:
     from benchmarks.curves import ascii_curve
 
     return ascii_curve(
-        row["curve"]["steps"],
-        row["curve"]["return"],
-        title=f"{row['env_id']}, PPO on slots: mean return of {row['episodes']} episodes",
+        row["training_curve"]["steps"],
+        row["training_curve"]["success"],
+        title=f"{row['env_id']} {row['env_options']}: mean return of the last 100 episodes",
         reference=row["random"]["return"],
     )
 
@@ -232,8 +262,10 @@ def _config(args: Any, representation: str, seed: int) -> Any:
         rollout=args.rollout,
         batch_size=args.batch_size,
         epochs=args.epochs,
+        learning_rate=args.learning_rate,
         evaluate_every=args.evaluate_every,
         episodes=args.episodes,
+        env_options=args.env_options or None,
     )
 
 

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import envs  # noqa: F401  registers the ids
 from benchmarks.common import append_line
-from genesis_rl import GenesisVecEnvWrapper, load_checkpoint, save_checkpoint
+from genesis_rl import load_checkpoint, save_checkpoint
 from genesis_rl.checkpoint import checkpoint_sha256
 from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
 
@@ -46,6 +46,7 @@ class RowConfig:
         rollout: Steps collected between two updates of the policy, over all environments.
         batch_size: Steps in a minibatch.
         epochs: Passes over a rollout.
+        learning_rate: Of Adam.
         evaluate_every: Environment steps between evaluations; they fall on the ends of rollouts.
         episodes: Episodes of an evaluation, always the same ones.
         env_options: Further arguments of the environment.
@@ -56,10 +57,11 @@ class RowConfig:
     seed: int
     steps: int
     checkpoint: str | None = None
-    num_envs: int = 64
+    num_envs: int = 256
     rollout: int = 8192
-    batch_size: int = 256
+    batch_size: int = 512
     epochs: int = 10
+    learning_rate: float = 3e-4
     evaluate_every: int = 100_000
     episodes: int = 100
     env_options: dict[str, Any] | None = None
@@ -93,6 +95,7 @@ def train_row(
         model.learn(config.steps, callback=recorder)
         recorder.evaluate()
     finally:
+        torch.set_num_threads(recorder.threads)
         training.close()
         testing.close()
     model.save(folder / "model.zip")
@@ -103,6 +106,7 @@ def train_row(
         "curve": {
             name: [line[name] for line in recorder.lines] for name in ("steps", "success", "return")
         },
+        "training_curve": recorder.training_curve,
         "frames_per_s": recorder.lines[-1]["frames_per_s"],
         "training_s": round(recorder.training_seconds, 1),
         "evaluation_s": round(recorder.evaluation_seconds, 1),
@@ -113,16 +117,20 @@ def make_venv(
     config: RowConfig, count: int, checkpoint: str | None, device: torch.device
 ) -> VecEnv:
     """Builds natively vectorised environments that show the row's representation."""
-    observation = "state" if config.representation == "state" else "pixels"
+    state = config.representation == "state"
     env = gym.make_vec(
         config.env_id,
         num_envs=count,
         vectorization_mode="vector_entry_point",
-        observation=observation,
+        observation="state" if state else "pixels",
+        autoreset_mode="SameStep",
+        device="cpu" if state else str(device),  # numbers are not worth the way to a GPU
         **(config.env_options or {}),
     )
     venv: VecEnv = SB3VecEnv(env)
     if checkpoint is not None:
+        from genesis_rl import GenesisVecEnvWrapper
+
         venv = GenesisVecEnvWrapper(venv, checkpoint, device=str(device))
     return venv
 
@@ -137,7 +145,7 @@ def make_ppo(config: RowConfig, venv: VecEnv, device: torch.device) -> PPO:
         n_steps=steps,
         batch_size=min(config.batch_size, steps * config.num_envs),
         n_epochs=config.epochs,
-        learning_rate=3e-4,
+        learning_rate=config.learning_rate,
         gamma=0.99,
         clip_range=0.2,
         ent_coef=0.01,
@@ -216,8 +224,10 @@ class _Recorder(BaseCallback):
         super().__init__()
         self.config, self.venv, self.path, self.progress = config, venv, path, progress
         self.lines: list[dict[str, Any]] = []
+        self.training_curve: dict[str, list[float]] = {"steps": [], "success": []}
         self.training_seconds = self.evaluation_seconds = 0.0
         self._clock = 0.0
+        self.threads = torch.get_num_threads()
 
     def _on_training_start(self) -> None:
         self.evaluate()
@@ -226,7 +236,15 @@ class _Recorder(BaseCallback):
         self.progress(self.config.num_envs, "")
         return True
 
+    def _on_rollout_end(self) -> None:
+        buffer = self.model.ep_success_buffer
+        self.training_curve["steps"].append(self.num_timesteps)
+        self.training_curve["success"].append(round(float(np.mean(buffer)), 4) if buffer else 0.0)
+        if self.model.device.type == "cpu" and self.config.representation != "cnn":
+            torch.set_num_threads(1)  # a network this small only gets slower with more
+
     def _on_rollout_start(self) -> None:  # the update after the rollout before is done
+        torch.set_num_threads(self.threads)
         if self.num_timesteps >= self.lines[-1]["steps"] + self.config.evaluate_every:
             self.evaluate()
 

@@ -28,6 +28,8 @@ from benchmarks.common import argument_parser, positive_int, prepare_device, run
 if TYPE_CHECKING:
     import torch
 
+    from genesis_rl import GenesisConfig
+
 PARTS = ("encode", "train", "env", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
 Row = dict[str, Any]
@@ -59,9 +61,10 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
             for batch in args.batches or BATCHES[device.type]:
                 rows.append(encode_row(checkpoint, batch, device, args.precision, args.seconds))
         if "train" in parts:
-            rows.append(
-                train_row(args.slots, args.train_batch, device, args.precision, args.seconds)
-            )
+            from genesis_rl import GenesisConfig
+
+            config = GenesisConfig(num_slots=args.slots)
+            rows.append(train_row(config, args.train_batch, device, args.precision, args.seconds))
         if "env" in parts:
             rows.extend(env_rows(args.env_id, args.envs, device, args.seconds))
         if "wrapper" in parts:
@@ -109,16 +112,18 @@ def encode_row(
     )
 
 
-def train_row(slots: int, batch: int, device: torch.device, precision: str, seconds: float) -> Row:
-    """Times whole training steps of a full-size GENESIS, as `pretrain/run.py` takes them."""
+def train_row(
+    config: GenesisConfig, batch: int, device: torch.device, precision: str, seconds: float
+) -> Row:
+    """Times whole training steps of a GENESIS, as `pretrain/run.py` takes them."""
     import torch
 
     from benchmarks import timing
-    from genesis_rl import Geco, Genesis, GenesisConfig
+    from genesis_rl import Geco, Genesis
     from pretrain.engine import Engine
 
     torch.manual_seed(0)
-    model = Genesis(GenesisConfig(num_slots=slots)).train()
+    model = Genesis(config).train()
     size = model.image_size
 
     def step() -> None:

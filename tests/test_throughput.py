@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+
+from benchmarks import throughput, timing
+
+CPU = torch.device("cpu")
+
+
+def test_flops_of_a_matrix_product_are_counted_exactly():
+    layer = torch.nn.Linear(30, 20, bias=False)
+    assert timing.count_flops(lambda: layer(torch.zeros(10, 30))) == 2 * 10 * 20 * 30
+
+
+def test_flops_of_the_lean_encoder_are_the_specified_ones():
+    from genesis_rl import Genesis
+
+    model, images = Genesis().eval(), torch.zeros(1, 3, 64, 64)
+    assert timing.count_flops(lambda: model.encode(images)) / 1e9 == pytest.approx(3.80, abs=0.005)
+
+
+def test_a_round_is_as_long_as_its_calls(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += 0.25  # a quarter of a second, on a clock that we own
+
+    clock = timing.time_calls(call, CPU, seconds=10, rounds=3)
+    assert clock == timing.Timing(latency=0.25, interval=0.25)
+
+
+def test_the_share_of_the_floor_is_arithmetic():
+    # 4 images of 3 GFLOP in 2 s, where the device could do 12 TFLOP/s.
+    row = throughput._row("encode", 4, "fp32", CPU, 2.0, 12 * 10**9, 12e12, latency=2.5)
+    assert row["per_second"] == 2.0
+    assert row["ms"] == 2000.0
+    assert row["latency_ms"] == 2500.0
+    assert row["gflop"] == 3.0
+    assert row["of_floor"] == pytest.approx(0.0005)
+    assert throughput._row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0  # steps, not images
+    assert len(throughput.table([row])) == 2
+
+
+def test_a_small_product_has_a_peak_above_zero():
+    assert timing.matrix_peak(CPU, "fp32", side=64) > 0
+    assert timing.peak_memory_mb(CPU) > 1
+
+
+def test_environments_are_timed_alone_and_together():
+    rows = throughput.env_rows("GenesisRL/SpriteGoal-v0", [4], CPU, 0.05)
+    assert [row["batch"] for row in rows] == [1, 4]
+    assert all(row["per_second"] > 0 for row in rows)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small only get slower with more, above all where tests run in parallel."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from genesis_rl import Genesis, GenesisConfig, save_checkpoint
+
+    model = Genesis(GenesisConfig(num_slots=3, image_size=32, width=4))
+    return str(save_checkpoint(tmp_path_factory.mktemp("weights") / "tiny", model))
+
+
+def test_the_command_prints_a_table_and_a_line(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 64})
+    argv = ["--what", "encode", "wrapper", "--checkpoint", checkpoint, "--batches", "1", "2"]
+    argv += ["--device", "cpu", "--seconds", "0.05", "--results-dir", str(tmp_path)]
+    throughput.main(argv)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["what"], row["batch"]) for row in line["rows"]] == [
+        ("encode", 1),
+        ("encode", 2),
+        ("wrapper", 1),
+    ]
+    assert all(row["of_floor"] > 0 for row in line["rows"][:2])
+    assert line["rows"][2]["bare_ms"] > 0
+    assert (tmp_path / "throughput.jsonl").exists()
+
+
+def test_a_training_step_is_timed_with_its_flops(monkeypatch):
+    monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 64})
+    from genesis_rl import GenesisConfig
+
+    small = GenesisConfig(num_slots=2, image_size=32, width=4)
+    row = throughput.train_row(small, 2, CPU, "fp32", 0.05)
+    assert row["per_second"] > 0
+    assert row["gflop"] > 0
+    assert row["mode"] == "eager"
+
+
+def test_precision_auto_is_what_the_device_is_good_at():
+    assert throughput.resolve_precision("auto", CPU) == "fp32"
+    assert throughput.resolve_precision("auto", torch.device("cuda")) == "bf16"
+    assert throughput.resolve_precision("tf32", torch.device("cuda")) == "tf32"
