@@ -70,6 +70,7 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         self._mode = AutoresetMode(autoreset_mode)
         self._view = View(observation, info_masks, info_state)
         self._world: World = self.world_type(num_envs, device=device, **options)
+        self._num_actions = int(self._world.action_space.n)
         self._tensors = tensors
         self._max_steps = max_episode_steps
 
@@ -178,23 +179,19 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
 
     def _check(self, actions: np.ndarray | Tensor) -> Tensor:
         """The actions as int64 on the device; the values of a GPU tensor are trusted."""
-        if not (isinstance(actions, Tensor) and actions.device.type != "cpu"):
-            actions = torch.from_numpy(np.array(actions))
-            if actions.numel() and not 0 <= actions.min() <= actions.max() < self._num_actions:
-                raise ValueError(
-                    f"actions need to be within 0 and {self._num_actions - 1}, but they reach from "
-                    f"{actions.min()} to {actions.max()}."
-                )
+        actions = torch.as_tensor(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.is_floating_point:
             raise ValueError(
                 f"actions need to be {self.num_envs} integers, but are {actions.dtype} of shape "
                 f"{tuple(actions.shape)}."
             )
+        low, high = (0, 0) if actions.is_cuda else torch.stack(actions.aminmax()).tolist()
+        if low < 0 or high >= self._num_actions:
+            raise ValueError(
+                f"actions need to be within 0 and {self._num_actions - 1}, but they reach "
+                f"from {low} to {high}."
+            )
         return actions.to(self._world.device, torch.int64)
-
-    @property
-    def _num_actions(self) -> int:
-        return int(self._world.action_space.n)
 
     def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
         """Environment i gets seed s + i, or its own of a list; None keeps the generator it has."""

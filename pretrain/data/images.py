@@ -87,19 +87,21 @@ class ImageDataset(ABC):
     def checked(self, indices: Indices) -> Tensor:
         """The indices as int64 on the dataset's device; those of another device are trusted."""
         rows = torch.as_tensor(indices)
+        if not rows.numel():
+            return torch.empty(0, dtype=torch.int64, device=self.device)
         if rows.dtype.is_floating_point or rows.dtype == torch.bool or rows.ndim != 1:
             raise TypeError(
                 f"{self.name} needs a list of integer indices, but got {rows.dtype} of shape "
                 f"{tuple(rows.shape)}."
             )
-        if rows.device.type == "cpu" and rows.numel():  # looking at a GPU's numbers would wait
+        if rows.device.type == "cpu":  # looking at a GPU's numbers would wait
             low, high = int(rows.min()), int(rows.max())
             if low < 0 or high >= self.size:
                 raise IndexError(
                     f"{self.name} {self.split} has images 0 to {self.size - 1}, but index "
                     f"{low if low < 0 else high} was asked for."
                 )
-        return rows.to(self.device, torch.int64)
+        return rows.to(self.device, torch.int64, non_blocking=True)
 
 
 def check_split(split: str) -> None:
