@@ -1,0 +1,215 @@
+"""Frozen layers of the lean encoder, and the operations between its convolutions.
+
+Layers hold buffers only: there is nothing to train.
+
+Shapes: N images, C channels, H x W pixels; or B images of K slots, where masks meet images.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genesis_rl.inference.winograd import WinogradConv, untile
+from genesis_rl.models.layers import GatedConv
+from genesis_rl.models.masks import stick_breaking
+
+CHANNELS_LAST = torch.channels_last
+
+
+class Operations(Protocol):
+    """What happens between two convolutions. `PlainOperations` defines it; kernels do it faster.
+
+    Attributes:
+        add_bias: Whether they add the convolution's bias too, or find it already added.
+    """
+
+    add_bias: bool
+
+    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Maps `[N, 2 C, H, W]` (h, then g) to `(h + b_h) * sigmoid(g + b_g)`, `[N, C, H, W]`."""
+
+    def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        """Gates, then contracts channels with `weight` `[C]`: float32 `[N, H, W]`."""
+
+    def elu(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Maps `[N, C, H, W]` to `elu(x + bias)`."""
+
+    def slot_images(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Breaks the sticks and puts each slot's log mask before the image it belongs to.
+
+        Maps `[B, K - 1, H, W]` logits and `[B, 3, H, W]` images to `[B * K, 4, H, W]`.
+        """
+
+
+class PlainOperations:
+    """The operations in torch alone.
+
+    Args:
+        add_bias: True is what the CUDA kernels do; False is faster where convolutions add their
+            bias for free, as on the CPU.
+    """
+
+    def __init__(self, *, add_bias: bool = False):
+        self.add_bias = add_bias
+
+    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`F.glu` after the bias."""
+        return F.glu(self._biased(x, bias), dim=1)
+
+    def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        """A 1x1 convolution to one channel, as a matrix product."""
+        return torch.matmul(self.gate(x, bias).float().permute(0, 2, 3, 1), weight) + offset
+
+    def elu(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`F.elu` after the bias."""
+        return F.elu(self._biased(x, bias))
+
+    def slot_images(self, logits: Tensor, images: Tensor) -> Tensor:
+        """`stick_breaking` in float32, then as precise as the images."""
+        log_masks = stick_breaking(logits.float()[:, :, None])  # [B, K, 1, H, W]
+        seen = images[:, None].expand(-1, log_masks.shape[1], -1, -1, -1)
+        x = torch.cat([log_masks.to(images.dtype), seen], dim=2).flatten(end_dim=1)
+        return x.contiguous(memory_format=CHANNELS_LAST)
+
+    def _biased(self, x: Tensor, bias: Tensor) -> Tensor:
+        return x + bias.to(x.dtype)[:, None, None] if self.add_bias else x
+
+
+class LeanConv(nn.Module):
+    """A convolution that leaves its bias to the operation after it, if that wants to add it.
+
+    Args:
+        conv: Whose geometry, and unless given apart whose numbers, to take.
+        dtype: What to compute in.
+        weight: Folded weight.
+        bias: Folded bias.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        dtype: torch.dtype,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ):
+        super().__init__()
+        weight = conv.weight if weight is None else weight
+        bias = conv.bias if bias is None else bias
+        assert bias is not None
+        self.stride, self.padding = int(conv.stride[0]), int(conv.padding[0])
+        self.transposed = isinstance(conv, nn.ConvTranspose2d)
+        if self.transposed and self.stride == 1:  # an ordinary convolution in disguise
+            weight, self.transposed = weight.transpose(0, 1).flip(2, 3), False
+        weight = weight.detach().to(dtype).clone(memory_format=CHANNELS_LAST)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.detach().float().clone())
+
+    def forward(self, x: Tensor, operations: Operations) -> Tensor:
+        """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
+        bias = None if operations.add_bias else self.bias.to(x.dtype)
+        if self.transposed:
+            extra = self.stride - 1
+            return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, extra)
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
+
+    @property
+    def suits_winograd(self) -> bool:
+        """Whether that is faster: with few channels its overhead outweighs what it saves."""
+        channels, *kernel = self.weight.shape[1:]
+        return kernel == [5, 5] and self.stride == 1 and not self.transposed and channels >= 16
+
+
+class LeanGatedConv(nn.Module):
+    """`GatedConv` with its batch norm folded in; an instance norm cannot be folded and stays."""
+
+    def __init__(self, layer: GatedConv, dtype: torch.dtype, *, winograd: bool):
+        super().__init__()
+        self.instance_norm: nn.InstanceNorm2d | None = None
+        weight, bias = None, None
+        if isinstance(layer.norm, nn.BatchNorm2d):
+            weight, bias = fold_batch_norm(layer.conv, layer.norm)
+        elif isinstance(layer.norm, nn.InstanceNorm2d):
+            self.instance_norm = copy.deepcopy(layer.norm).requires_grad_(False)
+        self.conv = LeanConv(layer.conv, dtype, weight, bias)
+        self.winograd: WinogradConv | None = None
+        if winograd and self.instance_norm is None and self.conv.suits_winograd:
+            self.winograd = WinogradConv(self.conv.weight, self.conv.bias)
+
+    def forward(self, x: Tensor, operations: Operations) -> Tensor:
+        """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
+        if self.winograd is not None:
+            return untile(F.glu(self.winograd(x), dim=-1)).permute(0, 3, 1, 2)
+        if self.instance_norm is not None:
+            return F.glu(self._normalised(x), dim=1).contiguous(memory_format=CHANNELS_LAST)
+        return operations.gate(self.conv(x, operations), self.conv.bias)
+
+    def to_logit(self, x: Tensor, operations: Operations, weight: Tensor, offset: Tensor) -> Tensor:
+        """The same, with the channels contracted at once: float32 `[N, H', W']`."""
+        if self.winograd is not None:
+            return untile(torch.matmul(F.glu(self.winograd(x), dim=-1), weight)) + offset
+        if self.instance_norm is not None:
+            gated = F.glu(self._normalised(x), dim=1)
+            return torch.matmul(gated.float().permute(0, 2, 3, 1), weight) + offset
+        return operations.gate_to_logit(self.conv(x, operations), self.conv.bias, weight, offset)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        assert self.instance_norm is not None
+        convolved = self.conv(x, PlainOperations())
+        return self.instance_norm(convolved.float()).to(x.dtype)
+
+
+class LeanLinear(nn.Module):
+    """A linear layer."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.register_buffer("weight", weight.detach().to(dtype).clone())
+        self.register_buffer("bias", bias.detach().to(dtype).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[..., in]` to `[..., out]`."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class LeanLSTMCell(nn.Module):
+    """An LSTM cell in the fused form that torch has on both CPU and CUDA."""
+
+    def __init__(self, cell: nn.LSTMCell):
+        super().__init__()
+        self.hidden_size = cell.hidden_size
+        self.input = LeanLinear(cell.weight_ih, cell.bias_ih)
+        self.hidden = LeanLinear(cell.weight_hh, cell.bias_hh)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Maps input `[N, in]` and state (hidden, cell) to the next state; None means zeros."""
+        if state is None:
+            zeros = x.new_zeros(len(x), self.hidden_size)
+            state = zeros, zeros
+        weights = self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias
+        return torch.lstm_cell(x, state, *weights)
+
+
+def fold_batch_norm(
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """Returns weight and bias of the convolution that equals `norm(conv(x))` in eval mode."""
+    assert conv.bias is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():  # in float64, so that folding adds no error of its own
+        scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+        shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        weight = conv.weight.double() * scale.view(shape)
+        bias = (conv.bias.double() - norm.running_mean.double()) * scale + norm.bias.double()
+    return weight.float(), bias.float()

@@ -1,0 +1,175 @@
+"""GENESIS stripped to what an observation needs: image -> slot latents, nothing else.
+
+Like `Genesis.encode` it leaves out the last slot's mask, the component decoder, priors and losses.
+Beyond that, batch norms are folded into the convolutions, everything stays channels-last, and a
+convolution's bias and activation take one pass over memory instead of three.
+
+Shapes: B images, K slots, S x S pixels, M mask-latent and C component-latent dimensions, D = M + C.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genesis_rl.inference.layers import (
+    CHANNELS_LAST,
+    LeanConv,
+    LeanGatedConv,
+    LeanLinear,
+    LeanLSTMCell,
+    Operations,
+    PlainOperations,
+)
+from genesis_rl.models.genesis import Genesis
+from genesis_rl.models.layers import (
+    GatedConv,
+    GatedFlatten,
+    GatedUnflatten,
+    Gaussian,
+    posterior_gaussian,
+)
+
+
+class LeanGenesis(nn.Module):
+    """A frozen copy of `Genesis` that can do nothing but encode.
+
+    Args:
+        model: Whose weights to take.
+        dtype: What the convolutions compute in. The recurrent part and the heads, where an error
+            would feed on itself, stay in float32.
+        operations: `PlainOperations`, or the CUDA kernels.
+        winograd: Whether convolutions that gain from it use `WinogradConv`, which is for the CPU.
+    """
+
+    unflatten_weight: Tensor
+    unflatten_bias: Tensor
+    readout_weight: Tensor
+    readout_bias: Tensor
+    white: Tensor
+
+    def __init__(
+        self,
+        model: Genesis,
+        *,
+        dtype: torch.dtype = torch.float32,
+        operations: Operations | None = None,
+        winograd: bool = False,
+    ):
+        super().__init__()
+        self.dtype = dtype
+        self.operations: Operations = operations or PlainOperations()
+        self.num_slots, self.mask_latents = model.num_slots, model.latent_sizes[0]
+        masks, components = model.masks, model.components
+
+        def gated(stack: nn.Sequential) -> nn.ModuleList:
+            layers = [layer for layer in stack if isinstance(layer, GatedConv)]
+            return nn.ModuleList(LeanGatedConv(layer, dtype, winograd=winograd) for layer in layers)
+
+        self.encoder = gated(masks.encoder)
+        flatten = masks.encoder[-1]
+        assert isinstance(flatten, GatedFlatten)
+        self.flatten = LeanLinear(flatten.linear.weight, flatten.linear.bias, dtype)
+        self.first_slot = LeanLinear(masks.first_slot.weight, masks.first_slot.bias)
+        self.later_slots = LeanLSTMCell(masks.later_slots)
+        head = masks.later_slots_head
+        self.later_slots_head = LeanLinear(head.weight, head.bias)
+
+        unflatten, readout = masks.decoder[0], masks.decoder[-1]
+        assert isinstance(unflatten, GatedUnflatten)
+        assert isinstance(readout, nn.Conv2d)
+        assert readout.bias is not None
+        self.decoder_size = unflatten.size
+        self.register_buffer("unflatten_weight", unflatten.weight.detach().to(dtype).clone())
+        self.register_buffer("unflatten_bias", unflatten.bias.detach().clone())
+        self.decoder = gated(masks.decoder)
+        self.register_buffer("readout_weight", readout.weight.detach().flatten().clone())
+        self.register_buffer("readout_bias", readout.bias.detach().clone())
+
+        self.component_convs = nn.ModuleList(
+            LeanConv(conv, dtype) for conv in components.encoder if isinstance(conv, nn.Conv2d)
+        )
+        self.component_head = nn.ModuleList(
+            LeanLinear(linear.weight, linear.bias)
+            for linear in components.head
+            if isinstance(linear, nn.Linear)
+        )
+        self.register_buffer("white", torch.tensor(255.0))
+        self.train(False)
+
+    def train(self, mode: bool = True) -> LeanGenesis:
+        """Stays in eval mode, whoever's submodule this becomes."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, *, mask_only: bool = False
+    ) -> Tensor:
+        """Returns posterior means `[B, K, D]`, or samples where noise is given.
+
+        Args:
+            images: `[B, 3, S, S]`, uint8 or float in [0, 1].
+            noise: `[B, K, D]` standard normal numbers.
+            mask_only: Stops after the mask latents, before the costly part: `[B, K, M]`.
+        """
+        x = self._pixels(images)
+        mask_noise = None if noise is None else noise[..., : self.mask_latents]
+        mask_latents = self._mask_latents(self._features(x), mask_noise)
+        if mask_only:
+            return mask_latents
+        slots = self.operations.slot_images(self._logits(mask_latents), x)
+        component_noise = None if noise is None else noise[..., self.mask_latents :]
+        component_latents = self._component_posterior(slots).sample(component_noise)
+        return torch.cat([mask_latents, component_latents], dim=-1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        x = images.float()
+        if images.dtype == torch.uint8:
+            # CUDA divides by a Python number by multiplying with its reciprocal. Dividing by a
+            # tensor is exact, so a uint8 frame and its float twin have the same latents.
+            x = x / self.white
+        return x.to(self.dtype).contiguous(memory_format=CHANNELS_LAST)
+
+    def _features(self, x: Tensor) -> Tensor:
+        for layer in self.encoder:
+            x = layer(x, self.operations)
+        flat = x.permute(0, 2, 3, 1).flatten(start_dim=1)  # no copy: x is channels-last
+        return F.glu(self.flatten(flat).float(), dim=1)
+
+    def _mask_latents(self, features: Tensor, noise: Tensor | None) -> Tensor:
+        """Infers `[B, K, M]`, one slot after the other."""
+        slot = posterior_gaussian(self.first_slot(features))
+        latents = [slot.sample(None if noise is None else noise[:, 0])]
+        state = None
+        for k in range(1, self.num_slots):
+            state = self.later_slots(torch.cat([features, latents[-1]], dim=1), state)
+            slot = posterior_gaussian(self.later_slots_head(state[0]))
+            latents.append(slot.sample(None if noise is None else noise[:, k]))
+        return torch.stack(latents, dim=1)
+
+    def _logits(self, mask_latents: Tensor) -> Tensor:
+        """Decodes all slots but the last, which owns what they leave: `[B, K - 1, S, S]`."""
+        z = mask_latents[:, :-1].flatten(end_dim=1).to(self.dtype)
+        pixels = F.linear(z, self.unflatten_weight)  # [B * (K - 1), size * size * channels]
+        x = pixels.unflatten(1, (self.decoder_size, self.decoder_size, -1)).permute(0, 3, 1, 2)
+        if not self.operations.add_bias:
+            x = x + self.unflatten_bias.to(x.dtype)[:, None, None]
+        x = self.operations.gate(x, self.unflatten_bias)
+        *layers, last = self.decoder
+        for layer in layers:
+            x = layer(x, self.operations)
+        assert isinstance(last, LeanGatedConv)
+        logits = last.to_logit(x, self.operations, self.readout_weight, self.readout_bias)
+        return logits.unflatten(0, (-1, self.num_slots - 1))
+
+    def _component_posterior(self, slots: Tensor) -> Gaussian:
+        """Reads `[B * K, 4, S, S]` as a posterior over `[B, K, C]` component latents."""
+        for layer in self.component_convs:
+            assert isinstance(layer, LeanConv)
+            slots = self.operations.elu(layer(slots, self.operations), layer.bias)
+        # The head expects (channel, row, column).
+        features = slots.float().contiguous().flatten(start_dim=1)
+        first, second = self.component_head
+        parameters = second(F.elu(first(features)))
+        return posterior_gaussian(parameters.unflatten(0, (-1, self.num_slots)))
