@@ -1,0 +1,231 @@
+"""The training step: what it must not do to a model, and that it does the same thing every time."""
+
+import pytest
+import torch
+
+from genesis_rl.losses.geco import BetaWarmup, Geco
+from genesis_rl.models.genesis import Genesis, GenesisConfig
+from pretrain.engine import Engine, epoch_order
+
+TINY = GenesisConfig(num_slots=3, image_size=32, mask_latents=8, component_latents=4, width=8)
+BATCH, IMAGES = 4, 10
+GPU = pytest.mark.gpu
+CPU_AND_CUDA = ["cpu", pytest.param("cuda", marks=GPU)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On a busy machine two threads are many times slower on layers this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def skip_without_a_gpu(request):
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+class Spoilable(Engine):
+    """An engine whose images, or gradients, can be spoilt from outside, in a graph too."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.factor = torch.ones((), device=self.device)
+        self.gradient_factor = torch.ones((), device=self.device)
+        next(self.model.parameters()).register_hook(lambda g: g * self.gradient_factor)
+
+    def _batch(self):
+        return super()._batch() * self.factor
+
+
+def make(device="cpu", *, objective=None, seed=0, **options):
+    torch.manual_seed(seed)
+    images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8).to(device)
+    model = Genesis(TINY).to(device)
+    objective = (objective or Geco.for_image_size(32)).to(device)
+    options = {"batch_size": BATCH, "learning_rate": 1e-3, "seed": seed} | options
+    engine = Spoilable(model, objective, images, **options)
+    engine.prepare()
+    torch.manual_seed(seed)
+    return engine
+
+
+def run(engine, steps):
+    losses = []
+    for _ in range(steps):
+        engine.step()
+        losses.append(engine.read().loss)
+    return losses
+
+
+def learnt(engine):
+    """Everything a skipped step must not touch, by name."""
+    state = engine.state_dict()
+    named = {f"{part}.{k}": v for part in ("model", "objective") for k, v in state[part].items()}
+    for i, moments in enumerate(state["optimizer"]):
+        named |= {f"adam.{i}.{name}": value for name, value in moments.items()}
+    return named
+
+
+def differing(first, second):
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def test_the_same_seed_gives_the_same_losses():
+    assert run(make(), 6) == run(make(), 6)
+    assert run(make(seed=1), 1) != run(make(), 1)
+
+
+def test_training_lowers_the_error():
+    engine = make()
+    before = run(engine, 1)[0]
+    assert run(engine, 40)[-1] < before - 5
+
+
+def test_a_step_moves_everything_that_learns():
+    engine = make()
+    before = learnt(engine)
+    engine.step()
+    still = [name for name in before if torch.equal(before[name], learnt(engine)[name])]
+    # The last slot's logit is decoded but unused in the loss; nothing else may stand still.
+    assert not [name for name in still if "weight" in name or "running" in name or "beta" in name]
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+@pytest.mark.parametrize("spoilt", ["factor", "gradient_factor"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_batch_changes_nothing_and_is_counted(device, spoilt, value):
+    engine = make(device, compile=device == "cuda")
+    run(engine, 3)
+    before = learnt(engine)
+    getattr(engine, spoilt).fill_(value)
+    engine.step()
+    assert differing(before, learnt(engine)) == []
+    readings = engine.read()
+    assert (readings.skipped, readings.skipped_in_a_row) == (1, 1)
+
+    getattr(engine, spoilt).fill_(1.0)
+    engine.step()
+    assert "model.masks.first_slot.weight" in differing(before, learnt(engine))
+    assert engine.read().skipped == 1
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_skipped_steps_do_not_enter_the_averages(device):
+    engine = make(device, compile=device == "cuda")
+    engine.step()
+    good = engine.read()
+    engine.step()
+    engine.factor.fill_(float("nan"))
+    engine.step()
+    engine.step()
+    readings = engine.read()
+    assert (readings.skipped, readings.skipped_in_a_row) == (2, 2)
+    assert readings.mean_error == readings.error != good.error
+
+
+def test_the_guard_also_covers_a_fixed_beta():
+    engine = make(objective=BetaWarmup(0.5, warmup_steps=10))
+    run(engine, 2)
+    before = learnt(engine)
+    engine.gradient_factor.fill_(float("nan"))
+    engine.step()
+    assert differing(before, learnt(engine)) == []
+
+
+def test_a_saved_state_continues_bit_for_bit():
+    engine = make()
+    run(engine, 3)  # an epoch has 2 steps: this is inside of the second
+    state = engine.state_dict()
+    expected = run(engine, 4)
+    other = make(seed=0)
+    run(other, 1)
+    other.load_state_dict(state)
+    assert run(other, 4) == expected
+    assert differing(learnt(engine), learnt(other)) == []
+
+
+@pytest.mark.parametrize("part", ["objective", "optimizer", "rng_cpu"])
+def test_no_part_of_the_state_can_be_left_out(part):
+    engine = make()
+    run(engine, 3)
+    state = engine.state_dict()
+    expected = run(engine, 3)
+    other = make(seed=0)
+    other.load_state_dict(state | {part: make().state_dict()[part]})
+    assert run(other, 3) != expected
+
+
+def test_an_epoch_visits_every_image_once_and_epochs_differ():
+    orders = [epoch_order(IMAGES, seed=0, epoch=epoch).tolist() for epoch in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(IMAGES))
+    assert orders[0] != orders[1] != epoch_order(IMAGES, seed=1, epoch=1).tolist()
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_the_batches_follow_the_order_of_seed_and_step(device):
+    engine = make(device)
+    seen = []
+    batch = engine._batch
+
+    def watched():
+        images = batch()
+        seen.append((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
+        return images
+
+    engine._batch = watched
+    run(engine, 3)
+    expected = torch.cat([epoch_order(IMAGES, seed=0, epoch=epoch)[:8] for epoch in (0, 1)])[:12]
+    assert torch.equal(torch.cat(seen).cpu(), engine.images.cpu()[expected])
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="a batch of 11 needs as many images, but got 10"):
+        make(batch_size=11)
+
+
+def test_a_compiler_that_fails_costs_one_warning(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"training without torch.compile: .*no C compiler found"):
+        engine = make(compile=True)
+    assert engine.mode == "eager"
+    assert run(engine, 2) == run(make(), 2)
+
+
+@GPU
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_graph_learns_what_the_eager_step_learns(precision):
+    eager = make("cuda", precision=precision)
+    graph = make("cuda", precision=precision, compile=True)
+    assert graph.mode == "compiled in one CUDA graph"
+    assert differing(learnt(eager), learnt(graph)) == []  # the warm-up left no trace
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    for expected, loss in zip(run(eager, 5), run(graph, 5), strict=True):
+        assert loss == pytest.approx(expected, rel=tolerance)
+
+
+@GPU
+def test_a_graph_continues_from_a_saved_state():
+    engine = make("cuda", compile=True)
+    run(engine, 3)
+    state = engine.state_dict()
+    expected = run(engine, 4)
+    engine.load_state_dict(state)  # in place: the captured graph stays valid
+    assert run(engine, 4) == pytest.approx(expected, rel=1e-4)
+    other = make("cuda", compile=True)
+    other.load_state_dict(state)
+    assert run(other, 4) == pytest.approx(expected, rel=1e-4)
+
+
+@GPU
+def test_a_graph_draws_new_noise_every_step():
+    engine = make("cuda", compile=True, learning_rate=1e-9, batch_size=IMAGES)
+    losses = run(engine, 4)
+    assert len(set(losses)) == 4
