@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from benchmarks import report
+from benchmarks.common import append_line
+
+ORIGIN = {
+    "device": "NVIDIA H200",
+    "commit": "abc123",
+    "seed": 0,
+    "date": "2026-01-02T03:04:05+00:00",
+    "versions": {},
+}
+
+
+def segmentation_line(ari):
+    scores = {name: {"mean": ari, "std": 0.1} for name in ("ari_fg", "ari", "sc", "msc")}
+    return {
+        "checkpoint": "multi_dsprites",
+        "dataset": "multi_dsprites",
+        "split": "test",
+        "latents": "means",
+        "images": 320,
+        **scores,
+        "error_per_element": {"mean": 0.5655, "std": 0.001},
+        "one_slot": dict.fromkeys(scores, 0.25),
+        "command": "python -m benchmarks.segmentation",
+        **ORIGIN,
+    }
+
+
+def rl_line(name, seed, success):
+    return {
+        "env_id": "GenesisRL/SpriteGoal-v0",
+        "representation": name,
+        "steps": 1000,
+        "final": {"success": success, "return": success},
+        "random": {"success": 0.34},
+        "frames_per_s": 5000.0,
+        "training_s": 100.0,
+        "command": f"python -m benchmarks.rl --seeds {seed}",
+        **ORIGIN,
+        "seed": seed,
+    }
+
+
+def speed_line(batch, per_second):
+    row = {
+        "what": "encode",
+        "device": "cuda",
+        "batch": batch,
+        "dtype": "bf16",
+        "per_second": per_second,
+        "latency_ms": 0.4,
+        "of_floor": 0.5,
+    }
+    return {"rows": [row], "slots": 5, "command": "python -m benchmarks.throughput", **ORIGIN}
+
+
+def row_of(text, *words):
+    (row,) = [line for line in text.splitlines() if all(word in line for word in words)]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_without_results_every_cell_says_how_to_fill_it(tmp_path):
+    text = report.render(tmp_path)
+    for name in ("segmentation", "rl", "throughput --what train --device cuda --slots 9"):
+        assert f"    python -m benchmarks.{name}" in text
+    assert row_of(text, "encode, K=5", "cuda", "1024")[4] == ""
+
+
+def test_the_newest_line_of_each_kind_is_shown_with_its_origin(tmp_path):
+    for ari in (0.1, 0.8):
+        append_line(tmp_path / "segmentation.jsonl", segmentation_line(ari))
+    for speed in (1.0, 45_678.0):
+        append_line(tmp_path / "throughput.jsonl", speed_line(1024, speed))
+    text = report.render(tmp_path)
+    row = row_of(text, "320 test images")
+    assert row[1] == "0.800 +- 0.100"
+    assert row[-1] == "NVIDIA H200, `abc123`, seed 0, 2026-01-02"
+    assert "0.100 +- 0.100" not in text
+    assert row_of(text, "encode, K=5", "1024")[4] == "45,678"
+    assert "    python -m benchmarks.segmentation\n" in text
+
+
+def test_seeds_of_a_representation_share_a_row(tmp_path):
+    for seed, success in enumerate([0.8, 0.9, 1.0]):
+        append_line(tmp_path / "rl.jsonl", rl_line("genesis", seed, success))
+    text = report.render(tmp_path)
+    row = row_of(text, "| genesis |")
+    assert row[3] == "0.900 +- 0.082"
+    assert row[5] == "1,000 x 3 seeds"
+    assert row_of(text, "random policy")[3] == "0.340"
+    assert row_of(text, "| cnn |")[3] == ""
+
+
+def test_a_stale_report_is_noticed(tmp_path, capsys):
+    out = tmp_path / "RESULTS.md"
+    argv = ["--results-dir", str(tmp_path), "--out", str(out)]
+    with pytest.raises(ValueError, match=r"is stale; run python -m benchmarks\.report"):
+        report.main([*argv, "--check"])
+    report.main(argv)
+    report.main([*argv, "--check"])
+    append_line(tmp_path / "segmentation.jsonl", segmentation_line(0.9))
+    with pytest.raises(ValueError, match="stale"):
+        report.main([*argv, "--check"])
+
+
+def test_the_committed_report_is_that_of_the_committed_results():
+    report.main(["--check"])
+    for path in report.RESULTS.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            assert {"commit", "device", "seed", "command"} <= json.loads(line).keys()
