@@ -1,0 +1,164 @@
+"""The operations between convolutions as Triton kernels: one pass over memory each.
+
+`PlainOperations(add_bias=True)` defines what they compute. They compute it in float32 whatever the
+tensors' type, and expect images channels-last, that is as rows of channels, one row a pixel.
+
+Imported on the first encode on a CUDA device, and only there: CUDA builds of torch bring Triton.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ELEMENTS = 2048  # per program: 128 threads, each with two loads of 16 bytes in bfloat16
+
+
+class KernelOperations:
+    """`PlainOperations`, fused."""
+
+    add_bias = True
+
+    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Bias and gated linear unit."""
+        rows = _rows(x)
+        *shape, channels = rows.shape
+        out = rows.new_empty(*shape, channels // 2)
+        grid, sizes = _launch(rows, channels // 2)
+        _gate[grid](rows, bias, out, rows.numel() // channels, **sizes)
+        return out.permute(0, 3, 1, 2)
+
+    def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        """Bias, gated linear unit, 1x1 convolution: the gated image is never written."""
+        rows = _rows(x)
+        *shape, channels = rows.shape
+        out = rows.new_empty(shape, dtype=torch.float32)
+        grid, sizes = _launch(rows, channels // 2)
+        _gate_to_logit[grid](rows, bias, weight, offset, out, out.numel(), **sizes)
+        return out
+
+    def elu(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Bias and ELU."""
+        rows = _rows(x)
+        out = torch.empty_like(rows)
+        grid, sizes = _launch(rows, rows.shape[-1])
+        _elu[grid](rows, bias, out, rows.numel() // rows.shape[-1], **sizes)
+        return out.permute(0, 3, 1, 2)
+
+    def slot_images(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Stick breaking and concatenation: no log mask is written twice."""
+        count, breaks, height, width = logits.shape
+        rows = _rows(images)
+        out = rows.new_empty(count * (breaks + 1), height, width, 4)
+        pixels, block = height * width, 256
+        grid = (triton.cdiv(count * pixels, block),)
+        logits = logits.contiguous()
+        _slot_images[grid](
+            logits, rows, out, count * pixels, PIXELS=pixels, BREAKS=breaks, BLOCK=block
+        )
+        return out.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`[N, C, H, W]` as `[N, H, W, C]`; a copy only if it was not channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _launch(rows: Tensor, channels: int) -> tuple[tuple[int], dict[str, int]]:
+    """Returns the grid and the sizes with which a program handles about `_ELEMENTS` outputs."""
+    padded = triton.next_power_of_2(channels)
+    block = max(_ELEMENTS // padded, 1)
+    count = rows.numel() // rows.shape[-1]
+    return (triton.cdiv(count, block),), {"C": channels, "PADDED": padded, "BLOCK": block}
+
+
+@triton.jit
+def _gated(x_ptr, bias_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    # 64-bit: a batch of large images has more than 2^31 activations.
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    channel = tl.arange(0, PADDED)[None, :]
+    inside = (row < count) & (channel < C)
+    at = x_ptr + row * (2 * C) + channel
+    h = tl.load(at, mask=inside, other=0).to(tl.float32)
+    g = tl.load(at + C, mask=inside, other=0).to(tl.float32)
+    h += tl.load(bias_ptr + channel, mask=channel < C, other=0)
+    g += tl.load(bias_ptr + C + channel, mask=channel < C, other=0)
+    return h * tl.sigmoid(g), row, channel, inside
+
+
+@triton.jit
+def _gate(
+    x_ptr, bias_ptr, out_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
+):
+    value, row, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK)
+    tl.store(out_ptr + row * C + channel, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gate_to_logit(
+    x_ptr,
+    bias_ptr,
+    weight_ptr,
+    offset_ptr,
+    out_ptr,
+    count,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    value, _, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK)
+    weight = tl.load(weight_ptr + channel, mask=channel < C, other=0)
+    logit = tl.sum(tl.where(inside, value * weight, 0.0), axis=1) + tl.load(offset_ptr)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + at, logit, mask=at < count)
+
+
+@triton.jit
+def _elu(
+    x_ptr, bias_ptr, out_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    channel = tl.arange(0, PADDED)[None, :]
+    inside = (row < count) & (channel < C)
+    at = row * C + channel
+    value = tl.load(x_ptr + at, mask=inside, other=0).to(tl.float32)
+    value += tl.load(bias_ptr + channel, mask=channel < C, other=0)
+    value = tl.where(value > 0, value, tl.exp(tl.minimum(value, 0.0)) - 1.0)
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _slot_images(
+    logits_ptr,
+    images_ptr,
+    out_ptr,
+    count,
+    PIXELS: tl.constexpr,
+    BREAKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    image, pixel = at // PIXELS, at % PIXELS
+    inside = at < count
+    channel = tl.arange(0, 4)[None, :]
+    whole = inside[:, None] & (channel >= 0)
+    colour = tl.load(
+        images_ptr + at[:, None] * 3 + channel - 1, mask=whole & (channel > 0), other=0
+    ).to(tl.float32)
+    log_scope = tl.zeros([BLOCK], dtype=tl.float32)  # what the slots so far have left
+    for k in tl.static_range(BREAKS + 1):
+        log_mask = log_scope  # the last slot claims everything that is left
+        if k < BREAKS:
+            logit = tl.load(
+                logits_ptr + (image * BREAKS + k) * PIXELS + pixel, mask=inside, other=0
+            )
+            softplus = tl.log(1.0 + tl.exp(-tl.abs(logit)))  # of -|logit|
+            log_mask = log_scope + tl.minimum(logit, 0.0) - softplus
+            log_scope = log_scope - tl.maximum(logit, 0.0) - softplus
+        slot = tl.where(channel == 0, log_mask[:, None], colour)
+        to = ((image * (BREAKS + 1) + k) * PIXELS + pixel)[:, None] * 4 + channel
+        tl.store(out_ptr + to, slot.to(out_ptr.dtype.element_ty), mask=whole)
