@@ -51,7 +51,10 @@ class Logs:
         """Logs a `[height, width, 3]` uint8 image."""
         from pretrain.report import write_png
 
-        write_png(self.folder / "samples" / f"{name}_{step:08d}.png", image)
+        try:
+            write_png(self.folder / "samples" / f"{name}_{step:08d}.png", image)
+        except ImportError as error:
+            self.say(f"no picture {name} of step {step}: {error}")
         if self._board is not None:
             self._board.add_image(f"pictures/{name}", image.numpy(), step, dataformats="HWC")
 

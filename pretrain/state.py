@@ -124,8 +124,8 @@ def load_state(
         try:
             manifest, data = _verified(path)
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (ValueError, OSError, RuntimeError) as error:
-            say(f"passing over {path.name}: {' '.join(str(error).split())}")
+        except Exception as error:  # a damaged or forged file may raise anything
+            say(f"passing over {path.name}: {' '.join(str(error).split())[:300]}")
             continue
         if manifest["config"] != config:
             raise Stop(2, f"{path} was saved with other settings than {folder / 'config.yaml'}")

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Trainer:
         self.saved_at = -1
         self.skipped: deque[tuple[int, int]] = deque([(0, 0)])  # (step, skipped so far)
         self._restore()
-        replace_file(self.folder / "config.yaml", config.to_yaml().encode())
+        replace_file(self.folder / "config.yaml", replace(config, resume=False).to_yaml().encode())
         self._note_environment()
 
     def run(self) -> int:

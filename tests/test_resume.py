@@ -1,0 +1,144 @@
+"""A run that dies goes on as if nothing had happened, to the last bit."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from runs import arguments, exact, finish, metrics, start, wait_for_step
+
+from genesis_rl.checkpoint import checkpoint_sha256
+from pretrain.run import main
+
+LONG = {"steps": 60, "checkpoint_every": 10}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    status, output = finish(start(arguments(out, **LONG)))
+    assert status == 0, output
+    return out
+
+
+def states(out):
+    return sorted(int(path.stem[5:]) for path in (out / "checkpoints").glob("step_*.pt"))
+
+
+def same_run(first, second):
+    assert exact(first) == exact(second)
+    assert checkpoint_sha256(first / "model") == checkpoint_sha256(second / "model")
+
+
+def test_kill_9_changes_nothing_but_the_time(uninterrupted, tmp_path):
+    replayed = 0
+    for step in (13, 37):
+        process = start(arguments(tmp_path, "--resume", **LONG))
+        wait_for_step(tmp_path, step, process)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL  # nobody is left who could write
+        replayed += metrics(tmp_path)[-1]["step"] - states(tmp_path)[-1]
+    status, output = finish(start(["--resume", "--out", str(tmp_path)]))
+    assert status == 0, output
+    assert "steps were made after that state; making them again" in output
+    assert replayed > 0  # otherwise this test has shown nothing
+    assert [line[0] for line in exact(tmp_path)] == list(range(1, 61))
+    same_run(uninterrupted, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_saves_the_step_in_hand(uninterrupted, tmp_path, number):
+    process = start(arguments(tmp_path, **LONG))
+    wait_for_step(tmp_path, 13, process)
+    asked = time.monotonic()
+    process.send_signal(number)
+    status, output = finish(process)
+    assert time.monotonic() - asked < 10
+    assert status == 0, output
+    last = metrics(tmp_path)[-1]["step"]
+    assert f"stopped by {number.name}: saved at step {last}" in output
+    assert states(tmp_path)[-1] == last  # not a step is lost
+    assert finish(start(["--resume", "--out", str(tmp_path)]))[0] == 0
+    same_run(uninterrupted, tmp_path)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def lose_manifest(path):
+    path.with_suffix(".json").unlink()
+
+
+def other_manifest(path):
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(manifest | {"step": 3}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip, "SHA-256"),
+        (cut, "1000 bytes, but its manifest says"),
+        (lose_manifest, "No such file"),
+        (other_manifest, "manifest is that of another state"),
+    ],
+)
+def test_a_damaged_newest_state_is_passed_over(uninterrupted, tmp_path, capsys, damage, reason):
+    out = tmp_path / "copy"
+    shutil.copytree(uninterrupted, out)
+    damage(out / "checkpoints" / "step_00000060.pt")
+    assert main(["--resume", "--out", str(out)]) == 0
+    printed = capsys.readouterr().err
+    assert "passing over step_00000060.pt" in printed
+    assert reason in printed
+    assert "from step 50" in printed
+    same_run(uninterrupted, out)
+
+
+def test_a_run_goes_on_beyond_its_old_end(uninterrupted, tmp_path):
+    assert main(arguments(tmp_path, steps=8)) == 0
+    assert main(["--resume", "--out", str(tmp_path), "--steps", "12"]) == 0
+    assert exact(tmp_path) == exact(uninterrupted)[:12]
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(uninterrupted, out)
+    before = (out / "metrics.jsonl").read_bytes()
+    assert main(["--resume", "--out", str(out)]) == 0
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_torn_last_line_is_dropped(uninterrupted, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(uninterrupted, out)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 61, "split": "tr')
+    assert main(["--resume", "--out", str(out), "--steps", "61"]) == 0
+    assert [line["step"] for line in metrics(out)] == list(range(1, 62))
+
+
+def test_only_the_newest_states_are_kept(uninterrupted):
+    assert states(uninterrupted) == [50, 60]
+
+
+def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path, capsys):
+    assert main(arguments(tmp_path, "--resume", steps=2)) == 0
+    assert "starting from step 0" in capsys.readouterr().err
