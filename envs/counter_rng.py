@@ -24,9 +24,9 @@ def fold(key: Tensor | int, data: Tensor | int, device: torch.device | str = "cp
     return _mix(_mix(key + _GAMMA) + data * _GAMMA)
 
 
-def bits(keys: Tensor, draws: int) -> Tensor:
-    """`[B, draws]` int64 of 64 random bits each, for `[B]` keys."""
-    counter = torch.arange(1, draws + 1, device=keys.device)
+def bits(keys: Tensor, draws: int, skip: int = 0) -> Tensor:
+    """`[B, draws]` int64 of 64 random bits each, for `[B]` keys, after those that are skipped."""
+    counter = torch.arange(skip + 1, skip + draws + 1, device=keys.device)
     return _mix(keys[:, None] + counter * _GAMMA)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from envs.base import Outcome, SceneEnv, check_choice
-from envs.counter_rng import bits, fold, integers, without_repeats
+from envs.counter_rng import bits, integers, without_repeats
 from envs.scene import SHAPES, SpriteScene
 from envs.sprites_render import Frames, render_sprites
 from envs.vector import SceneVectorEnv
@@ -61,7 +61,8 @@ _PALETTES = {
 COLOURS = {**_PALETTES, "all": _PALETTES["train"] + _PALETTES["ood"]}
 
 _MOVES = ((0, -STEP), (-STEP, 0), (0, STEP), (STEP, 0))  # up, left, down, right; y is down
-_CANDIDATES = 16
+_CANDIDATES = 32
+_KINDS_DRAWS = 1024  # of a key's random numbers, the first are for `kinds`, the rest for places
 
 
 class Kinds(NamedTuple):
@@ -136,9 +137,9 @@ class SpriteWorld(ABC):
 
     def begin(self, rows: Tensor, keys: Tensor) -> None:
         """Starts new episodes in these rows."""
-        kinds = self.kinds(fold(keys, 1, self.device))
+        kinds = self.kinds(keys)
         scene = self._scene
-        scene.centre[rows, :-1] = scatter_apart(fold(keys, 0, self.device), self.num_objects)
+        scene.centre[rows, :-1] = scatter_apart(keys, self.num_objects)
         scene.centre[rows, -1] = (LOW + HIGH) / 2
         scene.shape[rows, :-1] = kinds.shape
         scene.colour[rows, :-1] = kinds.colour
@@ -179,11 +180,11 @@ class SpriteWorld(ABC):
 def scatter_apart(keys: Tensor, count: int) -> Tensor:
     """`[B, count, 2]` places at least `GAP` apart and `CLEARANCE` away from the middle.
 
-    Each object takes the first of 16 random places that is far enough from those before it, or the
-    furthest of them. With up to three objects each can then be reached without touching another.
+    Each object takes the first of 32 random places that is far enough from those before it, or the
+    furthest of them. With up to three objects hardly any is walled in by the others then.
     """
     places = _places(str(keys.device))
-    draws = integers(bits(keys, count * _CANDIDATES), len(places))
+    draws = integers(bits(keys, count * _CANDIDATES, skip=_KINDS_DRAWS), len(places))
     candidates = places[draws].view(len(keys), count, _CANDIDATES, 2)
     rows = torch.arange(len(keys), device=keys.device)
     chosen = candidates[:, 0, :1]  # [B, 1, 2]
@@ -255,9 +256,9 @@ class SpriteGoalEnv(SceneEnv):
 
     ## Starting State
     The agent is in the middle. Objects take random places at least .28 apart and .2 from the agent,
-    random shapes and random colours without repetition. With up to three objects the target can
-    always be reached without touching another; of 1,000 targets among four objects 1 is walled in,
-    among five 11, among six 61.
+    random shapes and random colours without repetition. Now and then the target is walled in, so
+    that it cannot be reached without touching another: among three objects 7 times in a million,
+    among four, five and six 1, 9 and 62 times in a thousand.
 
     ## Episode End
     Termination: the agent touches any object. Truncation: after 100 steps (through `gym.make`).

@@ -130,6 +130,7 @@ def test_the_generator_is_splitmix64():
     ]
     ours = bits(torch.tensor([1234567]), 5)[0].tolist()
     assert [x % 2**64 for x in ours] == expected
+    assert bits(torch.tensor([1234567]), 2, skip=3)[0].tolist() == ours[3:]
 
 
 def test_integers_cover_their_range_evenly():
