@@ -157,3 +157,14 @@ def check_render_mode(render_mode: str | None) -> None:
     """Raises unless this is None or "rgb_array"."""
     if render_mode is not None:
         check_choice("render_mode", render_mode, ("rgb_array",))
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, if this machine has it."""
+    found = torch.device(device)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {str(device)!r}, but PyTorch {torch.__version__} finds "
+            f"{torch.cuda.device_count()} CUDA devices here; use device='cpu'."
+        )
+    return found

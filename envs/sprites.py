@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from envs.base import Outcome, SceneEnv, check_choice
+from envs.base import Outcome, SceneEnv, check_choice, usable_device
 from envs.counter_rng import bits, integers, without_repeats
 from envs.scene import SHAPES, SpriteScene
 from envs.sprites_render import Frames, render_sprites
@@ -111,7 +111,7 @@ class SpriteWorld(ABC):
         if image_size < 16:
             raise ValueError(f"image_size needs to be at least 16 pixels, but got {image_size}.")
         self.action_space = gym.spaces.Discrete(len(_MOVES))
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.image_size = image_size
         self.num_objects = num_objects
         self.state_size = (num_objects + 1) * 8

@@ -174,6 +174,7 @@ def test_load_finds_a_dataset_by_name():
         (lambda: load("imagenet"), "unknown dataset 'imagenet'. There are: multi_dsprites"),
         (lambda: MultiDsprites("training"), "one of train, val, test, but got 'training'"),
         (lambda: MultiDsprites(size=0), "at least 1 image, but got 0"),
+        (lambda: MultiDsprites(device="cuda:99"), "use device='cpu'"),
         (lambda: MultiDsprites(image_size=4), "at least 8 pixels, but got 4"),
     ],
 )

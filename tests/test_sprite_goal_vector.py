@@ -136,6 +136,10 @@ def test_the_reset_mask_stays_in_the_caller_s_options():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: gym.make_vec(ID, 1, device="cuda:99"),
+            "device is 'cuda:99', but PyTorch .* finds",
+        ),
         (lambda: gym.make_vec(ID, 0), "num_envs needs to be at least 1, but got 0"),
         (
             lambda: gym.make_vec(ID, 1, autoreset_mode="never"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs.base import usable_device
 from envs.counter_rng import bits, fold, integers, without_repeats
 from envs.scene import COLOUR_LEVELS, NUM_DSPRITES, SpriteScene, dsprites_scene
 from envs.sprites_render import paint, render_sprites
@@ -66,7 +67,7 @@ class MultiDsprites(ImageDataset):
             raise ValueError(f"image_size needs to be at least 8 pixels, but got {image_size}.")
         self.split, self.seed, self.image_size = split, seed, image_size
         self.unique_colours = unique_colours
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.size = _SIZES[split] if size is None else size
         self.source = "re-rendered"
         self._files: ProcessedFiles | None = None
