@@ -49,7 +49,7 @@ def run(config: Config) -> int:
     """Trains, prints one line for anything that goes wrong, and returns the exit status."""
     warnings.showwarning = _one_line_warning
     try:
-        with open_folder(config.folder), Signals() as signals:
+        with Signals() as signals, open_folder(config.folder):
             return Trainer(config, signals).run()
     except Stop as stop:
         print(f"error: {stop}" if stop.status else str(stop), file=sys.stderr)

@@ -122,7 +122,7 @@ def test_mistakes_are_refused_in_one_line(tmp_path, capsys, text, message):
         (["--stepz", "3"], "did you mean '--steps'"),
         (["--steps", "many"], "steps must be a whole number, but got 'many'"),
         (["--steps", "0"], "steps must be between 1"),
-        (["--config", "debugg"], "did you mean 'debug'"),
+        (["--config", "debg"], "did you mean 'debug'"),
         (["--compile", "maybe"], "compile must be one of"),
         (["--steps"], "expected one argument"),
     ],
