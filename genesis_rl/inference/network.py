@@ -60,7 +60,8 @@ class LeanGenesis(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.operations: Operations = operations or PlainOperations()
-        self.num_slots, self.mask_latents = model.num_slots, model.latent_sizes[0]
+        self.num_slots, self.slot_dim = model.num_slots, model.slot_dim
+        self.mask_latents = model.latent_sizes[0]
         masks, components = model.masks, model.components
 
         def gated(stack: nn.Sequential) -> nn.ModuleList:

@@ -1,0 +1,243 @@
+"""The encoder on CUDA: fused kernels, one CUDA graph per batch size, pinned uploads.
+
+A graph replays all of the encoder's kernels at the cost of one launch, but only for the batch size
+that it was captured with. `plan` covers any batch with few sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genesis_rl.inference.layers import CHANNELS_LAST, Operations, PlainOperations
+from genesis_rl.inference.network import LeanGenesis
+from genesis_rl.inference.runtime import Runtime
+from genesis_rl.models.genesis import Genesis
+
+_CHUNK = 512  # 1.6 GB of activations for 64 x 64 pixels and 5 slots in bfloat16
+_MOST_GRAPHS = 12
+_SIGHTINGS = 2  # before a size is worth a graph: capturing costs as much as hundreds of replays
+_REPEATS = 16  # in a row, before a size that other graphs already cover gets its own
+
+
+class Kind(NamedTuple):
+    """What, beside the batch size, tells graphs apart."""
+
+    dtype: torch.dtype
+    sampled: bool
+    mask_only: bool
+
+
+def plan(count: int, captured: Collection[int]) -> list[int]:
+    """Returns batch sizes whose replays cover `count` images.
+
+    Sizes in `captured` cost nothing; any other will have to be captured. However a batch varies
+    between N and 2 N, at most three sizes are ever asked for once N itself is captured: N plus the
+    terminal frames of a few environments is a replay of N and one of a small tail.
+    """
+    if count <= 8:
+        count = 1 << (count - 1).bit_length()
+    larger = [size for size in captured if count <= size <= 1.25 * count]
+    if larger:
+        return [min(larger)]
+    base = max((size for size in captured if count / 2 <= size < count), default=None)
+    if base is None:
+        return [count]
+    rest = count - base
+    if rest > max(base / 4, 8):
+        return [base, base]
+    # At most a quarter of the base, or, for small bases, what a launch is worth.
+    tails = [size for size in captured if rest <= size <= max(base / 4, 8)]
+    tail = min(tails) if tails else max(8, math.ceil(base / 8))
+    return [base] + [tail] * math.ceil(rest / tail)
+
+
+class CudaRuntime(Runtime):
+    """Encodes on one CUDA device.
+
+    Attributes:
+        captures: How many graphs have been captured so far.
+    """
+
+    def __init__(self, model: Genesis, device: torch.device, precision: str):
+        operations = _operations(device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        network = LeanGenesis(model, dtype=dtype, operations=operations).to(device)
+        super().__init__(network, device, _CHUNK)
+        self.captures = 0
+        self._size = model.image_size
+        self._precision = precision
+        self._graphs: OrderedDict[tuple[int, Kind], _Graph] = OrderedDict()
+        self._graphs_work = True
+        self._sightings: Counter[tuple[int, Kind]] = Counter()
+        self._latest, self._repeats = (0, Kind(torch.uint8, False, False)), 0
+        self._staging = _Staging()
+        self._lock = threading.Lock()
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._idle = torch.cuda.Event()
+
+    def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
+        dtype = torch.uint8 if images.dtype == torch.uint8 else torch.float32
+        kind = Kind(dtype, noise is not None, mask_only)
+        with self._lock, torch.cuda.device(self.device), torch.autocast("cuda", enabled=False):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._idle)  # the caller may have changed streams since last time
+            parts: list[Tensor] = []
+            for size in self._sizes(len(images), kind):
+                start = sum(map(len, parts))
+                part = slice(start, start + size)
+                parts.append(
+                    self._run(size, kind, images[part], None if noise is None else noise[part])
+                )
+            self._idle.record(stream)
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _sizes(self, count: int, kind: Kind) -> list[int]:
+        seen = (count, kind)
+        self._repeats = self._repeats + 1 if seen == self._latest else 0
+        self._latest = seen
+        captured = [size for size, other in self._graphs if other == kind and size <= self.chunk]
+        if self._repeats >= _REPEATS and count not in captured:
+            return [count]
+        return plan(count, captured)
+
+    def _run(self, size: int, kind: Kind, images: Tensor, noise: Tensor | None) -> Tensor:
+        """Encodes up to `size` images, by a graph if that size has earned one."""
+        graph = self._graphs.get((size, kind))
+        self._sightings[size, kind] += 1
+        if graph is None and self._graphs_work and self._sightings[size, kind] >= _SIGHTINGS:
+            graph = self._capture(size, kind)
+        if graph is None:
+            noise = None if noise is None else noise.to(self.device)
+            with precision_of(self._precision):
+                return self.network(images.to(self.device), noise, mask_only=kind.mask_only)
+        self._graphs.move_to_end((size, kind))
+        self._staging.upload(images, graph.images[: len(images)])
+        if noise is not None and graph.noise is not None:
+            graph.noise[: len(noise)].copy_(noise)
+        graph.graph.replay()
+        return graph.latents[: len(images)].clone()
+
+    def _capture(self, size: int, kind: Kind) -> _Graph | None:
+        try:
+            # Heuristics choose algorithms for fp32: some of the fastest are not exact enough.
+            with precision_of(self._precision, benchmark=self._precision != "fp32"):
+                graph = _Graph(self.network, size, self._size, kind, self._pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._graphs_work = False
+            _warn(f"CUDA graphs are unavailable, so small batches are slower: {_line(error)}")
+            return None
+        self.captures += 1
+        self._graphs[size, kind] = graph
+        if len(self._graphs) > _MOST_GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph
+
+    def _release(self) -> None:
+        with self._lock:
+            self._graphs.clear()
+        torch.cuda.empty_cache()
+
+
+class _Graph:
+    """The encoder's kernels for one batch size, and the memory they read and write."""
+
+    def __init__(self, network: LeanGenesis, count: int, size: int, kind: Kind, pool: Any):
+        device = network.white.device
+        pixels = torch.zeros(count, size, size, 3, dtype=kind.dtype, device=device)
+        self.images = pixels.permute(0, 3, 1, 2)
+        self.noise = None
+        if kind.sampled:
+            self.noise = torch.zeros(count, network.num_slots, network.slot_dim, device=device)
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):  # compiles kernels and picks algorithms
+            for _ in range(3):
+                network(self.images, self.noise, mask_only=kind.mask_only)
+        current.wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.latents = network(self.images, self.noise, mask_only=kind.mask_only)
+
+
+class _Staging:
+    """Two pinned buffers in turn, so that the next frames are collected while these travel."""
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[Tensor, torch.cuda.Event]] = []
+        self._turn = 0
+
+    def upload(self, images: Tensor, target: Tensor) -> None:
+        """Copies images to `target` on the device, without waiting for it."""
+        if images.device.type != "cpu" or not images.is_contiguous(memory_format=CHANNELS_LAST):
+            target.copy_(images)
+            return
+        self._turn = 1 - self._turn
+        needed = images.numel() * target.element_size()
+        if not self._buffers:
+            self._buffers = [(_pinned(needed), torch.cuda.Event()) for _ in range(2)]
+        buffer, sent = self._buffers[self._turn]
+        sent.synchronize()  # what the buffer held last has left it
+        if buffer.numel() < needed:
+            buffer = _pinned(needed)
+            self._buffers[self._turn] = buffer, sent
+        pixels = target.permute(0, 2, 3, 1)
+        staged = buffer[:needed].view(target.dtype).view(pixels.shape)
+        staged.copy_(images.permute(0, 2, 3, 1))
+        pixels.copy_(staged, non_blocking=True)
+        sent.record()
+
+
+@contextlib.contextmanager
+def precision_of(precision: str, *, benchmark: bool = False) -> Iterator[None]:
+    """Sets what float32 means to cuDNN and cuBLAS, whatever the program has set, for a while."""
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    before = cudnn.conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark
+    legacy = torch.get_float32_matmul_precision()
+    try:
+        cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        # The older of torch's two switches sets the newer too; the two must not disagree.
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        cudnn.benchmark = benchmark
+        yield
+    finally:
+        torch.set_float32_matmul_precision(legacy)
+        cudnn.conv.fp32_precision, matmul.fp32_precision, cudnn.benchmark = before
+
+
+def _operations(device: torch.device) -> Operations:
+    """Returns the fused kernels, if they run here."""
+    try:
+        from genesis_rl.inference.kernels import KernelOperations
+
+        kernels = KernelOperations()
+        with torch.cuda.device(device):  # compiles; that needs a C compiler, among other things
+            kernels.gate(torch.zeros(1, 16, 2, 2, device=device), torch.zeros(16, device=device))
+    except Exception as error:  # anything may be missing on a foreign machine
+        _warn(f"Triton kernels are unavailable, so encoding is slower: {_line(error)}")
+        return PlainOperations()
+    return kernels
+
+
+def _pinned(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

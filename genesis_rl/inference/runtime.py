@@ -1,0 +1,142 @@
+"""Where a lean encoder runs: on the CPU here, on CUDA in `cuda.py`; and what the two share."""
+
+from __future__ import annotations
+
+import abc
+import os
+
+import torch
+from torch import Tensor
+
+from genesis_rl.inference.network import LeanGenesis
+from genesis_rl.models.genesis import Genesis
+
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+
+# A forked child must not enter OpenMP with more than one thread: its parent's threads, for which
+# the runtime would wait, do not exist in it.
+_FIRST_PROCESS = os.getpid()
+
+# Two images at a time stay in the cache, share one pass over the 33 MB matrix behind the
+# convolutions, and need no memory from the operating system.
+_CPU_CHUNK = 2
+
+
+class Runtime(abc.ABC):
+    """Encodes any number of images, in chunks that fit into memory.
+
+    Args:
+        chunk: Most images per chunk; halved whenever one does not fit, and never raised again.
+    """
+
+    def __init__(self, network: LeanGenesis, device: torch.device, chunk: int):
+        self.network = network
+        self.device = device
+        self.chunk = chunk
+
+    def encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
+        """Maps at least one image `[B, 3, S, S]` to `[B, K, D]` in memory of its own."""
+        chunks: list[Tensor] = []
+        start = 0
+        while start < len(images):
+            part = slice(start, start + self.chunk)
+            latents = self._attempt(
+                images[part], None if noise is None else noise[part], mask_only=mask_only
+            )
+            # Here the traceback, which held the tensors of the failed attempt, is gone.
+            if latents is None:
+                self._make_room(len(images[part]))
+                continue
+            chunks.append(latents)
+            start += len(latents)
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+    @abc.abstractmethod
+    def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
+        """Encodes one chunk."""
+
+    def _attempt(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor | None:
+        try:
+            return self._encode(images, noise, mask_only=mask_only)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _make_room(self, count: int) -> None:
+        if count == 1:
+            raise RuntimeError(
+                f"not even one image fits into the free memory of {self.device}: free some, or "
+                "encode with device='cpu'"
+            )
+        self.chunk = count // 2
+        self._release()
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Frees whatever can be spared."""
+
+
+class PlainRuntime(Runtime):
+    """The CPU, and any device for which there are no kernels here."""
+
+    def __init__(self, model: Genesis, device: torch.device, dtype: torch.dtype):
+        on_cpu = device.type == "cpu"
+        network = LeanGenesis(model, dtype=dtype, winograd=on_cpu and dtype == torch.float32)
+        super().__init__(network.to(device), device, _CPU_CHUNK if on_cpu else 256)
+
+    def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
+        if os.getpid() != _FIRST_PROCESS and torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+        noise = None if noise is None else noise.to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.network(images.to(self.device), noise, mask_only=mask_only)
+
+    def _release(self) -> None:
+        """Nothing is kept between two calls."""
+
+
+def open_runtime(model: Genesis, device: torch.device, precision: str) -> Runtime:
+    """Puts a model on a device; the first moment at which CUDA is touched.
+
+    Args:
+        model: Whose weights to take; not kept.
+        device: As `resolve_device` returns it.
+        precision: One of `PRECISIONS`; "auto" is bfloat16 convolutions on CUDA, else float32.
+    """
+    if device.type == "cuda":
+        from genesis_rl.inference.cuda import CudaRuntime
+
+        return CudaRuntime(model, device, "bf16" if precision == "auto" else precision)
+    if precision == "tf32":
+        raise ValueError(f"precision='tf32' exists on CUDA only, not on {device}; use 'fp32'")
+    return PlainRuntime(model, device, torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turns "auto", "cpu", "cuda", "cuda:1", ... into a device that is there.
+
+    Raises:
+        RuntimeError: If CUDA was asked for and is absent, or cannot be used in a forked process.
+    """
+    if name != "cpu" and torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            "CUDA cannot be used in a process forked from one that has used it: start the workers "
+            "with 'spawn' or 'forkserver', or encode all environments at once in the main process "
+            "with GenesisVectorObsWrapper or GenesisVecEnvWrapper, or pass device='cpu'"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise RuntimeError(
+            f"device={name!r} was asked for, but torch sees no CUDA device; use device='cpu' or "
+            "'auto', or install a CUDA build of torch and its driver"
+        )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= count:
+        raise RuntimeError(
+            f"device={name!r} was asked for, but there are only {count} CUDA devices"
+        )
+    return torch.device("cuda", index)
