@@ -1,0 +1,261 @@
+"""What the three wrappers share: options, spaces, and the way from frames to observations.
+
+Shapes: N frames, K slots, M mask-latent and C component-latent dimensions, D = M + C.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from genesis_rl.encoder import GenesisEncoder, ObjectEncoder, open_encoder
+from genesis_rl.wrappers.frames import FrameFormat
+
+Layout = Literal["flat", "slots", "dict"]
+Latents = Literal["both", "mask", "component"]
+DType = Literal["float32", "float16"]
+Parity = Literal["official"]
+
+Observation: TypeAlias = Any  # an array, or a dict of arrays
+
+_NOISE = 0x9E4E5  # keeps the noise of a seed apart from whatever else is drawn from that seed
+
+
+@dataclass(frozen=True)
+class LatentOptions:
+    """The options of all three wrappers; see `docs/wrappers.md`.
+
+    Attributes:
+        layout: "flat" `[K * D]`, "slots" `[K, D]`, or "dict" with entries `mask` `[K, M]` and
+            `component` `[K, C]`.
+        latents: Which of the two to observe; "mask" costs a sixth of the others.
+        stochastic: Samples instead of posterior means, from generators of the wrapper's own.
+        clip: Values are clipped to [-clip, clip], which are the bounds of the space.
+        dtype: Of space and observation.
+        device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
+        precision: "auto", "fp32", "tf32" or "bf16".
+        parity: "official" leaves out the last slot's mask latent, which owns no mask, and puts all
+            mask latents first, as the features of the authors' release do.
+    """
+
+    layout: Layout = "flat"
+    latents: Latents = "both"
+    stochastic: bool = False
+    clip: float = 10.0
+    dtype: DType = "float32"
+    device: str = "auto"
+    precision: str = "auto"
+    parity: Parity | None = None
+
+    def __post_init__(self) -> None:
+        choices = {"layout": Layout, "latents": Latents, "dtype": DType}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"{name} must be one of {get_args(allowed)}, but got {getattr(self, name)!r}"
+                )
+        if self.parity not in (None, "official"):
+            raise ValueError(f"parity must be None or 'official', but got {self.parity!r}")
+        if self.parity and self.layout == "slots":
+            raise ValueError(
+                "parity='official' leaves slots of different sizes, which layout='slots' cannot "
+                "hold; use layout='flat' or 'dict'"
+            )
+        if not (self.clip > 0 and math.isfinite(self.bound)):
+            raise ValueError(
+                f"clip must be positive and finite in {self.dtype}, but got {self.clip!r}"
+            )
+
+    @property
+    def bound(self) -> float:
+        """`clip`, rounded to the dtype."""
+        with np.errstate(over="ignore"):
+            return float(np.dtype(self.dtype).type(self.clip))
+
+
+class LatentObserver:
+    """Turns batches of frames into batches of observations.
+
+    Args:
+        name: Of the wrapper, for messages.
+        checkpoint: An id, a path, or a registered name.
+        options: What to observe of the latents.
+        frame_space: The environment's (single) observation space.
+        num_envs: How many environments the frames come from; each has noise of its own.
+
+    Attributes:
+        space: The space of one observation.
+        num_encoded: Frames encoded so far.
+        num_forwards: In how many calls of the encoder.
+        num_clipped: Values clipped so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        options: LatentOptions,
+        frame_space: gym.Space[Any],
+        num_envs: int = 1,
+    ):
+        self.name = name
+        self.options = options
+        self.format = frame_format(frame_space, name)
+        self.encoder: ObjectEncoder = open_encoder(checkpoint, options.device, options.precision)
+        self.space = latent_space(self.encoder.num_slots, self.encoder.latent_sizes, options)
+        self.num_encoded = self.num_forwards = self.num_clipped = 0
+        self._noise = [
+            np.random.default_rng() for _ in range(num_envs if options.stochastic else 0)
+        ]
+
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """Restarts the noise of each environment that has a seed; the others' goes on."""
+        if self.options.stochastic:
+            for i, seed in enumerate(seeds):
+                if seed is not None:
+                    self._noise[i] = np.random.default_rng([_NOISE, int(seed)])
+
+    def __call__(self, frames: Any, envs: Sequence[int] | None = None) -> Observation:
+        """Encodes a batch in one forward pass.
+
+        Args:
+            frames: `[N, ...]` as the environment lays them out.
+            envs: Which environment each frame comes from, for its noise; None is all, in order.
+
+        Returns:
+            `[N, ...]` in memory of its own, in the space but for the batch axis.
+        """
+        images = self.images(frames)
+        noise = None
+        if self.options.stochastic:
+            shape = (self.encoder.num_slots, self.encoder.slot_dim)
+            drawn = [
+                self._noise[i].standard_normal(shape, dtype=np.float32)
+                for i in (range(len(images)) if envs is None else envs)
+            ]
+            noise = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, *shape)
+        self.num_encoded += len(images)
+        self.num_forwards += 1
+        mask_sizes = self.encoder.latent_sizes[0]
+        if self.options.latents == "mask" and isinstance(self.encoder, GenesisEncoder):
+            latents = self.encoder.encode_masks(images, noise)
+        else:
+            latents = self.encoder.encode(images, noise)
+        values = self._clipped(latents.cpu().numpy())
+        return arrange(values[..., :mask_sizes], values[..., mask_sizes:], self.options)
+
+    def images(self, frames: Any) -> torch.Tensor:
+        """Maps frames to uint8 images of the encoder's size, `[N, 3, S, S]`."""
+        try:
+            return self.format.to_images(frames, self.encoder.image_size)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def picture(self, frame: Any) -> NDArray[np.uint8]:
+        """Draws one frame and its slots."""
+        from genesis_rl.pictures import full_model, picture_of
+
+        if not isinstance(self.encoder, GenesisEncoder):
+            raise TypeError(
+                f"render_slots draws GENESIS models, but the encoder is a "
+                f"{type(self.encoder).__name__}"
+            )
+        return picture_of(self.images(frame[None]), full_model(self.encoder.checkpoint))
+
+    def _clipped(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        bound = self.options.bound
+        if values.size and not (values.min() >= -bound and values.max() <= bound):
+            if np.isnan(values).any():
+                raise FloatingPointError(f"{self.name}: the encoder returned NaN")
+            clipped = int(np.count_nonzero(np.abs(values) > bound))
+            if self.num_clipped == 0:
+                warnings.warn(
+                    f"{self.name} clipped {clipped} of {values.size} latent values to "
+                    f"[-{bound:g}, {bound:g}]; further clipping is only counted, in num_clipped",
+                    stacklevel=3,
+                )
+            self.num_clipped += clipped
+            values = np.clip(values, -bound, bound)
+        return values.astype(self.options.dtype, copy=False)
+
+
+def latent_space(
+    num_slots: int, latent_sizes: tuple[int, int], options: LatentOptions
+) -> spaces.Box | spaces.Dict:
+    """Returns the space of one observation: a function of sizes and options, never of data."""
+    sizes = {"mask": latent_sizes[0], "component": latent_sizes[1]}
+    if options.latents != "both" and sizes[options.latents] == 0:
+        raise ValueError(f"latents={options.latents!r} was asked for, but the model has none")
+    slots = np.empty((1, num_slots, sum(latent_sizes)), options.dtype)
+    example = arrange(slots[..., : sizes["mask"]], slots[..., sizes["mask"] :], options)
+
+    def box(shape: tuple[int, ...]) -> spaces.Box:
+        return spaces.Box(-options.bound, options.bound, shape, np.dtype(options.dtype).type)
+
+    if isinstance(example, dict):
+        return spaces.Dict({name: box(entry.shape[1:]) for name, entry in example.items()})
+    return box(example.shape[1:])
+
+
+def arrange(mask: NDArray[Any], component: NDArray[Any], options: LatentOptions) -> Observation:
+    """Lays out mask latents `[N, K, M]` and component latents `[N, K, C]` as the options say."""
+    parts = {"mask": mask, "component": component}
+    parts = {
+        name: part
+        for name, part in parts.items()
+        if part.shape[-1] > 0 and options.latents in ("both", name)
+    }
+    if options.parity == "official" and "mask" in parts:
+        parts["mask"] = mask[:, :-1]
+    if options.layout == "dict":
+        return {name: np.array(part, order="C") for name, part in parts.items()}
+    if options.parity == "official":
+        return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
+    slots = np.concatenate(list(parts.values()), axis=2)
+    return slots.reshape(len(slots), -1) if options.layout == "flat" else slots
+
+
+def frame_format(space: gym.Space[Any], name: str) -> FrameFormat:
+    """Reads the frame format off an observation space, or says why it cannot be one."""
+    try:
+        if isinstance(space, spaces.Dict):
+            raise ValueError(
+                f"Pick the entry that holds the frame (of {list(space)}), for example with "
+                "gymnasium.wrappers.TransformObservation."
+            )
+        if not isinstance(space, spaces.Box):
+            raise ValueError("Wrap the environment so that it returns one frame at a time.")
+        low, high = float(np.min(space.low)), float(np.max(space.high))
+        return FrameFormat.of(space.shape, space.dtype, low, high)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} needs frames ([H, W, 3] uint8; also [3, H, W], grey, and floats in [0, 1]), "
+            f"but got {space}. {error}"
+        ) from None
+
+
+def check_kind(env: Any, name: str) -> None:
+    """Tells a user who took the wrong one of the three wrappers which is the right one."""
+    sb3 = any(
+        base.__name__ == "VecEnv" and base.__module__.startswith("stable_baselines3.")
+        for base in type(env).__mro__
+    )
+    for matches, right, kind in (
+        (isinstance(env, gym.Env), "GenesisObsWrapper", "one gymnasium environment"),
+        (isinstance(env, gym.vector.VectorEnv), "GenesisVectorObsWrapper", "a gymnasium VectorEnv"),
+        (sb3, "GenesisVecEnvWrapper", "a Stable-Baselines3 VecEnv"),
+    ):
+        if matches and right != name:
+            raise TypeError(f"{name} was given {kind}, which {right} is for")
+        if matches:
+            return
+    raise TypeError(f"{name} needs an environment, but got {type(env).__name__}")

@@ -1,0 +1,219 @@
+"""`GenesisVectorObsWrapper`: a Gymnasium vector environment, seen through slots."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from genesis_rl.wrappers.latents import (
+    DType,
+    LatentObserver,
+    LatentOptions,
+    Latents,
+    Layout,
+    Observation,
+    Parity,
+    check_kind,
+)
+
+
+class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstructorArgs):
+    """Replaces the RGB frames of all environments by slot latents, in one forward pass per step.
+
+    Works with all three autoreset modes: in same-step mode `infos["final_obs"]` is encoded with the
+    step's batch, and a partial reset (`options={"reset_mask": ...}`) encodes the environments that
+    were reset and leaves the others' latents as they were. In sampling mode, environment i of
+    `reset(seed=s)` has the noise that `GenesisObsWrapper` has after `reset(seed=s + i)`.
+
+    Example:
+        >>> envs = gym.make_vec("envs:GenesisRL/SpriteGoal-v0", num_envs=8)  # doctest: +SKIP
+        >>> envs = GenesisVectorObsWrapper(envs)  # doctest: +SKIP
+        >>> envs.reset()[0].shape  # doctest: +SKIP
+        (8, 400)
+
+    Args:
+        env: Whose observations are frames.
+        checkpoint: A shipped id or a path.
+        layout: "flat" `[N, K * D]`, "slots" `[N, K, D]` or "dict".
+        latents: "both", "mask" (where) or "component" (what).
+        stochastic: Samples instead of posterior means; `reset(seed=...)` reproduces them.
+        clip: Bound of the observation space.
+        dtype: "float32" or "float16".
+        device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
+        precision: "auto", "fp32", "tf32" or "bf16".
+        parity: "official" gives the features of the authors' release.
+    """
+
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv[Any, Any, Any],
+        checkpoint: str = "multi_dsprites",
+        *,
+        layout: Layout = "flat",
+        latents: Latents = "both",
+        stochastic: bool = False,
+        clip: float = 10.0,
+        dtype: DType = "float32",
+        device: str = "auto",
+        precision: str = "auto",
+        parity: Parity | None = None,
+    ):
+        check_kind(env, "GenesisVectorObsWrapper")
+        options = LatentOptions(layout, latents, stochastic, clip, dtype, device, precision, parity)
+        checkpoint = str(checkpoint)
+        gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
+        gym.vector.VectorWrapper.__init__(self, env)
+        if "autoreset_mode" not in env.metadata:
+            warnings.warn(
+                "GenesisVectorObsWrapper: the environment's metadata has no 'autoreset_mode'; "
+                "next-step autoreset is assumed",
+                stacklevel=2,
+            )
+        self._observer = LatentObserver(
+            "GenesisVectorObsWrapper",
+            checkpoint,
+            options,
+            env.single_observation_space,
+            env.num_envs,
+        )
+        self._frames: Any = None
+        self._latents: Observation = None  # of the last batch, for partial resets
+        self.single_observation_space = self._observer.space
+        self.observation_space = batch_space(self._observer.space, env.num_envs)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        # Read now: environments take the mask out of the caller's options.
+        mask = (options or {}).get("reset_mask")
+        mask = None if mask is None else np.array(mask, dtype=bool)
+        frames, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._seed(seed, mask)
+        self._frames = frames
+        if mask is None or self._latents is None:
+            return self._keep(self._observer(frames)), infos
+        chosen = np.flatnonzero(mask)
+        latents = copy.deepcopy(self._latents)
+        _assign(latents, chosen, self._observer(frames[chosen], envs=chosen.tolist()))
+        return self._keep(latents), infos
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Observation, Any, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        frames, rewards, terminations, truncations, infos = self.env.step(actions)
+        self._frames = frames
+        if "final_obs" not in infos:
+            latents = self._observer(frames)
+            return self._keep(latents), rewards, terminations, truncations, infos
+
+        # Same-step autoreset: what an episode showed last comes beside what the next shows first.
+        ended = infos.get("_final_obs", np.logical_or(_numpy(terminations), _numpy(truncations)))
+        chosen = np.flatnonzero(_numpy(ended))
+        everyone = range(self.num_envs)
+        final = _rows(infos["final_obs"], chosen, frames)
+        # Final frames go first, because an environment's noise is drawn in the order of its frames.
+        encoded = self._observer(_concatenate(final, frames), envs=[*chosen.tolist(), *everyone])
+        infos = dict(infos)
+        infos["final_obs"] = self._like(
+            infos["final_obs"], chosen, _take(encoded, slice(0, len(chosen)))
+        )
+        latents = copy.deepcopy(_take(encoded, slice(len(chosen), None)))
+        return self._keep(latents), rewards, terminations, truncations, infos
+
+    def render_slots(self, index: int = 0) -> NDArray[np.uint8]:
+        """Returns a picture `[H, W, 3]` of one environment's last frame, and of its slots."""
+        if self._frames is None:
+            raise RuntimeError("render_slots needs a frame: call reset() first")
+        return self._observer.picture(self._frames[index])
+
+    @property
+    def num_clipped(self) -> int:
+        """How many latent values were clipped so far."""
+        return self._observer.num_clipped
+
+    @property
+    def num_encoded(self) -> int:
+        """How many frames were encoded so far."""
+        return self._observer.num_encoded
+
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: Any) -> None:
+        seeds: Sequence[int | None] = (
+            [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+            if seed is None or isinstance(seed, int | np.integer)
+            else seed
+        )
+        chosen = np.ones(self.num_envs, bool) if mask is None else mask
+        self._observer.seed([s if chosen[i] else None for i, s in enumerate(seeds)])
+
+    def _keep(self, latents: Observation) -> Observation:
+        """Remembers a batch in memory of its own: the caller may change the one returned."""
+        self._latents = copy.deepcopy(latents)
+        return latents
+
+    def _like(self, final_obs: Any, chosen: NDArray[np.intp], latents: Observation) -> Any:
+        """Puts the latents of final frames into the kind of container that the frames came in."""
+        if isinstance(final_obs, np.ndarray) and final_obs.dtype == object:
+            boxed = np.full(self.num_envs, None, dtype=object)
+            for row, i in enumerate(chosen):
+                boxed[i] = copy.deepcopy(_take(latents, row))
+            return boxed
+        dense = copy.deepcopy(self._zeros())
+        _assign(dense, chosen, latents)
+        if not isinstance(final_obs, torch.Tensor):
+            return dense
+        if isinstance(dense, dict):
+            return {k: torch.from_numpy(v).to(final_obs.device) for k, v in dense.items()}
+        return torch.from_numpy(dense).to(final_obs.device)
+
+    def _zeros(self) -> Observation:
+        space = self.single_observation_space
+        if isinstance(space, gym.spaces.Dict):
+            return {k: np.zeros((self.num_envs, *v.shape), v.dtype) for k, v in space.items()}  # type: ignore[misc]
+        return np.zeros((self.num_envs, *space.shape), space.dtype)  # type: ignore[misc]
+
+
+def _numpy(values: Any) -> NDArray[Any]:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _rows(final_obs: Any, chosen: NDArray[np.intp], frames: Any) -> Any:
+    """Returns the final frames of the chosen environments, of the same type as the frames."""
+    if isinstance(final_obs, torch.Tensor):
+        rows: Any = final_obs[torch.from_numpy(chosen).to(final_obs.device)]
+    else:
+        rows = np.stack([final_obs[i] for i in chosen]) if len(chosen) else _numpy(frames)[:0]
+    if isinstance(frames, torch.Tensor):
+        return torch.as_tensor(rows).to(frames.device)
+    return _numpy(rows)
+
+
+def _concatenate(first: Any, second: Any) -> Any:
+    if isinstance(second, torch.Tensor):
+        return torch.cat([first, second])
+    return np.concatenate([first, second])
+
+
+def _take(observation: Observation, index: Any) -> Observation:
+    if isinstance(observation, dict):
+        return {name: entry[index] for name, entry in observation.items()}
+    return observation[index]
+
+
+def _assign(target: Observation, rows: NDArray[np.intp], values: Observation) -> None:
+    if isinstance(target, dict):
+        for name, entry in target.items():
+            entry[rows] = values[name]
+    else:
+        target[rows] = values
