@@ -28,6 +28,7 @@ from benchmarks.common import argument_parser, positive_int, prepare_device, run
 if TYPE_CHECKING:
     import torch
 
+    from benchmarks.timing import AgainstPeak
     from genesis_rl import GenesisConfig
 
 PARTS = ("encode", "train", "env", "wrapper")
@@ -106,10 +107,11 @@ def encode_row(
 
     timing.reset_peak_memory(device)
     used = resolve_precision(precision, device)
-    clock, peak = _beside_the_peak(lambda: encoder.encode(images), device, used, seconds)
-    return _row(
-        "encode", batch, used, device, clock.interval, flops * batch, peak, latency=clock.latency
-    )
+    clock = timing.time_against_peak(lambda: encoder.encode(images), device, used, seconds=seconds)
+    return {
+        **_row("encode", batch, used, device, clock.timing.interval),
+        **_floor(clock, flops, batch),
+    }
 
 
 def train_row(
@@ -130,7 +132,7 @@ def train_row(
         output = model(torch.zeros(1, 3, size, size))
         (output.error + output.kl).sum().backward()
 
-    flops = timing.count_flops(step) * batch
+    flops = timing.count_flops(step)
     model.zero_grad(set_to_none=True)
 
     used = resolve_precision(precision, device)
@@ -144,9 +146,10 @@ def train_row(
     )
     engine.prepare()
     timing.reset_peak_memory(device)
-    clock, peak = _beside_the_peak(engine.step, device, used, seconds)
+    clock = timing.time_against_peak(engine.step, device, used, seconds=seconds)
     return {
-        **_row("train", batch, used, device, clock.interval, flops, peak, latency=clock.latency),
+        **_row("train", batch, used, device, clock.timing.interval),
+        **_floor(clock, flops, batch),
         "mode": engine.mode,
     }
 
@@ -250,18 +253,7 @@ def _env_row(step: Callable[[], object], count: int, device: torch.device, secon
     from benchmarks.timing import time_calls
 
     clock = time_calls(step, device, seconds=seconds)
-    return _row("env", count, "uint8", device, clock.interval, frames=count)
-
-
-def _beside_the_peak(
-    call: Callable[[], object], device: torch.device, precision: str, seconds: float
-) -> tuple[Any, float]:
-    """Times a call, and the matrix peak right before and right after it."""
-    from benchmarks.timing import matrix_peak, time_calls
-
-    before = matrix_peak(device, precision)
-    clock = time_calls(call, device, seconds=seconds)
-    return clock, (before + matrix_peak(device, precision)) / 2
+    return _row("env", count, "uint8", device, clock.interval)
 
 
 def _row(
@@ -270,32 +262,29 @@ def _row(
     dtype: str,
     device: torch.device,
     interval: float,
-    flops: int | None = None,
-    peak: float | None = None,
-    *,
-    frames: int | None = None,
-    latency: float | None = None,
 ) -> Row:
     """Builds a row; `per_second` counts steps for training and frames for everything else."""
     from benchmarks.timing import peak_memory_mb
 
-    per_call = 1 if what == "train" else (frames or batch)
-    row: Row = {
+    return {
         "what": what,
         "device": device.type,
         "batch": batch,
         "dtype": dtype,
-        "per_second": round(per_call / interval, 2),
+        "per_second": round((1 if what == "train" else batch) / interval, 2),
         "ms": round(interval * 1e3, 4),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
     }
-    if latency is not None:
-        row["latency_ms"] = round(latency * 1e3, 4)
-    if flops is not None and peak is not None:
-        row["gflop"] = round(flops / batch / 1e9, 4)  # of one image
-        row["matrix_tflops"] = round(peak / 1e12, 4)
-        row["of_floor"] = round(flops / peak / interval, 4)
-    return row
+
+
+def _floor(clock: AgainstPeak, flops: int, batch: int) -> Row:
+    """Returns what a row says about its arithmetic, for FLOP per image."""
+    return {
+        "latency_ms": round(clock.timing.latency * 1e3, 4),
+        "gflop": round(flops / 1e9, 4),  # per image
+        "matrix_tflops": round(clock.peak / 1e12, 4),
+        "of_floor": round(flops * batch / clock.forgone, 4),
+    }
 
 
 def _still_env(size: int) -> Any:

@@ -25,6 +25,14 @@ class Timing(NamedTuple):
     interval: float  # median over rounds of back-to-back calls: the reciprocal of the throughput
 
 
+class AgainstPeak(NamedTuple):
+    """A timing, and the FLOP/s that a matrix product reached in the same seconds."""
+
+    timing: Timing
+    peak: float  # median over rounds
+    forgone: float  # FLOP that the product would have done in one call; median over rounds
+
+
 def time_calls(
     call: Callable[[], Any],
     device: torch.device,
@@ -40,35 +48,56 @@ def time_calls(
         seconds: Roughly how long to measure for.
         rounds: How many medians are taken over.
     """
-    for _ in range(3):  # compiles, captures graphs, fills caches
-        call()
-    synchronise(device)
-    single = min(_wall(call, device) for _ in range(2))
-    per_round = max(1, int(seconds / rounds / max(single, 1e-7)))
-    latencies = [_wall(call, device) for _ in range(min(per_round * rounds, 50))]
-    intervals = [_round(call, device, per_round) for _ in range(rounds)]
-    return Timing(statistics.median(latencies), statistics.median(intervals))
+    calls = _warm_up(call, device, seconds / rounds)
+    intervals = [_round(call, device, calls) for _ in range(rounds)]
+    return Timing(_latency(call, device, calls * rounds), statistics.median(intervals))
 
 
-def matrix_peak(device: torch.device, precision: str, *, side: int | None = None) -> float:
-    """Measures the FLOP/s of a square matrix product: what the device can reach right now.
+def time_against_peak(
+    call: Callable[[], Any],
+    device: torch.device,
+    precision: str,
+    *,
+    seconds: float = 1.0,
+    rounds: int = 7,
+    side: int | None = None,
+) -> AgainstPeak:
+    """Times a call in turns with a matrix product, so that both meet the same machine.
 
     Args:
-        device: Where to multiply.
-        precision: "fp32", "tf32" or "bf16".
-        side: Rows of the matrices; None takes 2048 on a CPU and 8192 on a GPU.
+        call: What to time.
+        device: Where it runs.
+        precision: Of the product: "fp32", "tf32" or "bf16".
+        seconds: Roughly how long to measure the call for.
+        rounds: How many turns are taken, and how many medians are over.
+        side: Rows of the product's matrices; None takes those of MATRIX_SIDE.
     """
     side = side or MATRIX_SIDE[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
+
+    def product() -> None:
+        torch.mm(a, b, out=out)
+
+    calls = _warm_up(call, device, seconds / rounds)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    products = _warm_up(product, device, 0.1)
+    peaks, intervals = [], []
     try:
-        timing = time_calls(lambda: torch.mm(a, b, out=out), device, seconds=0.5)
+        for _ in range(rounds):
+            torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+            peaks.append(2 * side**3 / _round(product, device, products))
+            torch.backends.cuda.matmul.fp32_precision = before
+            intervals.append(_round(call, device, calls))
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
-    return 2 * side**3 / timing.interval
+    return AgainstPeak(
+        timing=Timing(_latency(call, device, calls * rounds), statistics.median(intervals)),
+        peak=statistics.median(peaks),
+        forgone=statistics.median(p * i for p, i in zip(peaks, intervals, strict=True)),
+    )
 
 
 def count_flops(call: Callable[[], Any]) -> int:
@@ -97,6 +126,19 @@ def peak_memory_mb(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # kB on Linux
+
+
+def _warm_up(call: Callable[[], Any], device: torch.device, seconds: float) -> int:
+    """Calls a few times (compiles, captures graphs), and returns how many calls take so long."""
+    for _ in range(3):
+        call()
+    synchronise(device)
+    single = min(_wall(call, device) for _ in range(2))
+    return max(1, int(seconds / max(single, 1e-7)))
+
+
+def _latency(call: Callable[[], Any], device: torch.device, calls: int) -> float:
+    return statistics.median(_wall(call, device) for _ in range(min(calls, 50)))
 
 
 def _wall(call: Callable[[], Any], device: torch.device) -> float:

@@ -32,8 +32,12 @@ def test_a_round_is_as_long_as_its_calls(monkeypatch):
 
 
 def test_the_share_of_the_floor_is_arithmetic():
-    # 4 images of 3 GFLOP in 2 s, where the device could do 12 TFLOP/s.
-    row = throughput._row("encode", 4, "fp32", CPU, 2.0, 12 * 10**9, 12e12, latency=2.5)
+    # 4 images of 3 GFLOP in 2 s, in which the device could have done 24 TFLOP.
+    clock = timing.AgainstPeak(timing.Timing(2.5, 2.0), peak=12e12, forgone=24e12)
+    row = {
+        **throughput._row("encode", 4, "fp32", CPU, 2.0),
+        **throughput._floor(clock, 3 * 10**9, 4),
+    }
     assert row["per_second"] == 2.0
     assert row["ms"] == 2000.0
     assert row["latency_ms"] == 2500.0
@@ -43,8 +47,11 @@ def test_the_share_of_the_floor_is_arithmetic():
     assert len(throughput.table([row])) == 2
 
 
-def test_a_small_product_has_a_peak_above_zero():
-    assert timing.matrix_peak(CPU, "fp32", side=64) > 0
+def test_the_peak_is_measured_in_turns_with_the_call():
+    a = torch.randn(128, 128)
+    clock = timing.time_against_peak(lambda: a @ a, CPU, "fp32", seconds=0.1, side=128)
+    assert clock.peak > 0
+    assert clock.forgone > 0
     assert timing.peak_memory_mb(CPU) > 1
 
 
