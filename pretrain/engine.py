@@ -92,7 +92,6 @@ class Engine:
         self.batch_size, self.seed, self.precision = batch_size, seed, precision
         self.device = images.device
         self.steps_done = 0
-        self.mode = "eager"
 
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._parameters:
@@ -116,8 +115,8 @@ class Engine:
         self._position = torch.zeros((), dtype=torch.long, device=self.device)
         self._book = torch.zeros(10, dtype=torch.float64, device=self.device)
 
-        self._losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_losses
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: Any = None
+        self._run_eagerly()
         self._compile_wanted = compile
 
     @property
@@ -136,12 +135,10 @@ class Engine:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever a compiler may raise
-                self._losses, self._graph, self.mode = self._eager_losses, None, "eager"
-                line = " ".join(str(error).split())[:200]
+                self._run_eagerly()
                 what = "torch.compile" if compiled else "a CUDA graph"
-                warnings.warn(
-                    f"training without {what}: {type(error).__name__}: {line}", stacklevel=2
-                )
+                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                warnings.warn(f"training without {what}: {line}", stacklevel=2)
             if self.device.type != "cuda":
                 return
 
@@ -216,45 +213,38 @@ class Engine:
 
     def _step(self) -> None:
         before = [torch.cat(_flat(group)) for group in self._buffers]
-        error, kl = self._losses(self._batch(), self._noise())
+        error, kl = self._losses(self._noise())
+        # Not compiled: the objective moves a buffer that its own gradient needs as it was, and
+        # inductor (2.13) then takes the moved one.
         loss = self.objective(error, kl)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        good = torch.isfinite(norm) & torch.isfinite(loss.detach())
-        self._skip.copy_(~good)
+        norms = torch.stack(torch._foreach_norm(gradients))
+        values = [value.detach() for value in (loss, error, kl)]
+        good, skip, book = self._judge(norms, *values, self._book)
+        self._skip.copy_(skip)
         self.optimizer.step()
         for group, old in zip(self._buffers, before, strict=True):
             kept = torch.where(good, torch.cat(_flat(group)), old)
             torch._foreach_copy_(_flat(group), list(kept.split([b.numel() for b in group])))
-        self._record(good, [t.detach().double() for t in (loss, error, kl, norm)])
+        self._book.copy_(book)
         self._position.add_(1)
+
+    def _noise(self) -> Tensor:
+        slots, size = self.model.num_slots, self.model.slot_dim
+        return torch.randn(self.batch_size, slots, size, device=self.device)
 
     def _batch(self) -> Tensor:
         """The step's images, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
         rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
         return self.images.index_select(0, rows).permute(0, 3, 1, 2).float() / 255
 
-    def _noise(self) -> Tensor:
-        slots, size = self.model.num_slots, self.model.slot_dim
-        return torch.randn(self.batch_size, slots, size, device=self.device)
-
-    def _eager_losses(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean error and mean KL of the step's images."""
         with self.autocast():
-            output = self.model(images, noise)
-            return output.error.mean(), output.kl.mean()
-
-    @torch.no_grad()
-    def _record(self, good: Tensor, values: list[Tensor]) -> None:
-        """Adds loss, error, KL and gradient norm of a step, or only that it was skipped."""
-        book = self._book
-        now = torch.stack([*values, torch.ones_like(values[0])])  # and one step that counted
-        book[:_SUM_ERROR].copy_(torch.where(good, now[:_SUM_ERROR], book[:_SUM_ERROR]))
-        book[_SUM_ERROR:_SKIPPED].add_(torch.where(good, now[1:], 0.0))
-        book[_SKIPPED].add_(~good)
-        book[_IN_A_ROW].copy_(torch.where(good, 0.0, book[_IN_A_ROW] + 1))
-        book[_LONGEST].copy_(torch.maximum(book[_LONGEST], book[_IN_A_ROW]))
+            output = self.model(self._batch(), noise)
+        return output.error.mean(), output.kl.mean()
 
     def _make_optimizer_state(self) -> None:
         """Adam makes its state at its first step; one that it is told to skip changes nothing."""
@@ -263,11 +253,16 @@ class Engine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _run_eagerly(self) -> None:
+        self._losses: Callable[[Tensor], tuple[Tensor, Tensor]] = self._eager_losses
+        self._judge: Callable[..., tuple[Tensor, Tensor, Tensor]] = judge
+        self._graph, self.mode = None, "eager"
+
     def _prepare(self, compiled: bool) -> None:
         """Warms up, captures, and puts everything back that the warm-up has changed."""
         if compiled:
-            torch._dynamo.reset()
             self._losses = torch.compile(self._eager_losses, fullgraph=True, dynamic=False)
+            self._judge = torch.compile(judge, fullgraph=True, dynamic=False)
         kept = self.state_dict()
         try:
             if self.device.type == "cuda":
@@ -294,6 +289,32 @@ class Engine:
         with torch.cuda.graph(graph):
             self._step()
         self._graph = graph
+
+
+def judge(
+    norms: Tensor, loss: Tensor, error: Tensor, kl: Tensor, book: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decides whether a step counts.
+
+    Args:
+        norms: Of each parameter's gradient.
+        loss: Scalar, like the next two.
+        error: Mean error.
+        kl: Mean KL.
+        book: What was noted of the steps before.
+
+    Returns:
+        Whether the step counts; 1.0 if Adam has to skip it, else 0.0; the book with this step.
+    """
+    norm = norms.norm()
+    good = torch.isfinite(norm) & torch.isfinite(loss)
+    now = torch.stack([loss, error, kl, error, kl, norm, torch.ones_like(loss)]).double()
+    sums = book[_SUM_ERROR:_SKIPPED] + now[_SUM_ERROR:]
+    in_a_row = book[_IN_A_ROW:_LONGEST] + 1
+    counted = [now[:_SUM_ERROR], sums, book[_SKIPPED:_IN_A_ROW], in_a_row * 0, book[_LONGEST:]]
+    skipped = [book[:_SKIPPED], book[_SKIPPED:_IN_A_ROW] + 1, in_a_row]
+    skipped.append(torch.maximum(book[_LONGEST:], in_a_row))
+    return good, (~good).float(), torch.where(good, torch.cat(counted), torch.cat(skipped))
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

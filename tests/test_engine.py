@@ -209,6 +209,21 @@ def test_the_graph_learns_what_the_eager_step_learns(precision):
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     for expected, loss in zip(run(eager, 5), run(graph, 5), strict=True):
         assert loss == pytest.approx(expected, rel=tolerance)
+    if precision == "fp32":
+        ours, theirs = learnt(graph), learnt(eager)
+        for name in ours:
+            if not name.startswith("adam"):
+                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_learns_what_the_eager_step_learns():
+    eager, compiled = make(), make(compile=True)
+    assert compiled.mode == "compiled"
+    assert differing(learnt(eager), learnt(compiled)) == []
+    assert run(compiled, 5) == pytest.approx(run(eager, 5), rel=1e-4)
+    for name, value in learnt(eager).items():
+        torch.testing.assert_close(learnt(compiled)[name], value, rtol=1e-2, atol=1e-3)
 
 
 @GPU
