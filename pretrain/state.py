@@ -6,6 +6,7 @@ hash that is written last: a file without a sound manifest does not count.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -27,8 +28,11 @@ from genesis_rl.durable import parse_json, replace_file, to_json
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Stop(Exception):
-    """Ends the program with one line and an exit status."""
+class Stop(BaseException):
+    """Ends the program with one line and an exit status.
+
+    No `Exception`, so that code that carries on after failures does not carry on after this.
+    """
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -65,6 +69,15 @@ def open_folder(folder: Path) -> io.TextIOWrapper:
         for left in folder.glob(pattern):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     return lock
+
+
+def discard_folder(folder: Path) -> None:
+    """Removes a run folder in which nothing has happened; anything else in it keeps it there."""
+    if not has_run(folder):
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink()
+            (folder / "checkpoints").rmdir()
+            folder.rmdir()
 
 
 def save_state(folder: Path, state: dict[str, Any], *, step: int, config: str, keep: int) -> Path:

@@ -34,6 +34,7 @@ from pretrain.signals import Signals
 from pretrain.state import (
     DISK_FULL,
     Stop,
+    discard_folder,
     has_run,
     load_state,
     open_folder,
@@ -48,10 +49,14 @@ _MAX_ELBO = 1e8  # nats per image; the authors' release stops there too
 def run(config: Config) -> int:
     """Trains, prints one line for anything that goes wrong, and returns the exit status."""
     warnings.showwarning = _one_line_warning
+    is_new = not config.folder.exists()
     try:
+        device = pick_device(config.device)
         with Signals() as signals, open_folder(config.folder):
-            return Trainer(config, signals).run()
+            return Trainer(config, device, signals).run()
     except Stop as stop:
+        if is_new and stop.status != 5:  # then it is another run's
+            discard_folder(config.folder)
         print(f"error: {stop}" if stop.status else str(stop), file=sys.stderr)
         return stop.status
     except torch.OutOfMemoryError:
@@ -70,15 +75,15 @@ def run(config: Config) -> int:
 class Trainer:
     """Runs one configuration from its first, or its newest saved, step to its last."""
 
-    def __init__(self, config: Config, signals: Signals):
+    def __init__(self, config: Config, device: torch.device, signals: Signals):
         self.config, self.folder, self.signals = config, config.folder, signals
+        self.device = device
         self.began = time.monotonic()
         if has_run(self.folder) and not config.resume:
             raise Stop(
                 2,
                 f"{self.folder} holds a run already; --resume continues it, another --out keeps it",
             )
-        self.device = pick_device(config.device)
         set_up_torch(config, self.device)
         self.precision = pick_precision(config, self.device)
         self.validation = load_split(config, "val", config.validation_images, self.device)
@@ -250,7 +255,7 @@ class Trainer:
             return
         step, state = found
         self.engine.load_state_dict(state["engine"])
-        self.rollbacks, self.saved_at = state["rollbacks"], step
+        self.rollbacks = state["rollbacks"]
         self.skipped = deque([(step, int(self.engine.read_skipped()))])
         _say(f"continuing {self.folder} from step {step:,}")
 

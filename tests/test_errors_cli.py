@@ -36,7 +36,9 @@ def test_an_unwritable_folder(tmp_path, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_cuda_asked_for_and_absent(tmp_path, capsys):
-    fails(capsys, arguments(tmp_path, device="cuda"), 2, "needs a CUDA GPU", "--device cpu")
+    flags = arguments(tmp_path / "run", device="cuda")
+    fails(capsys, flags, 2, "needs a CUDA GPU", "--device cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_dataset(tmp_path, capsys):
@@ -57,10 +59,13 @@ def test_an_unknown_key_in_a_file(tmp_path, capsys):
 def test_data_that_is_not_there(tmp_path, capsys):
     flags = arguments(tmp_path / "run", data_dir=tmp_path / "nowhere", image_size=64)
     fails(capsys, flags, 3, "nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_images_a_batch_than_there_are(tmp_path, capsys):
-    fails(capsys, arguments(tmp_path, batch_size=32), 2, "batch_size is 32, but there are 24")
+    flags = arguments(tmp_path / "run", batch_size=32)
+    fails(capsys, flags, 2, "batch_size is 32, but there are 24")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path, capsys):
@@ -115,13 +120,14 @@ def test_a_full_disk_leaves_the_last_state_sound(tmp_path):
 
 
 def test_a_signal_before_the_first_step_just_ends_it(tmp_path):
-    process = start(arguments(tmp_path, train_images=50_000, image_size=64))
-    while not (tmp_path / ".lock").exists():
+    process = start(arguments(tmp_path / "run", train_images=50_000, image_size=64))
+    while not (tmp_path / "run" / ".lock").exists():
         assert process.poll() is None
     process.terminate()
     status, output = finish(process)
     assert status == 0, output
     assert "nothing was saved" in output
+    assert not (tmp_path / "run").exists()
     assert "Traceback" not in output
 
 
