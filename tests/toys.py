@@ -1,0 +1,188 @@
+"""Small environments and a small encoder whose every number can be checked by hand."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from genesis_rl import Genesis, GenesisConfig, save_checkpoint
+from genesis_rl.encoder import register_encoder
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+KINDS = ("hwc", "chw", "grey", "flat_grey", "float", "opaque")
+
+
+class Counter(gym.Env):
+    """Shows a grey frame whose brightness is the step number; ends after `length` steps.
+
+    Args:
+        length: Steps of an episode.
+        truncate: Whether episodes end by truncation: always, never, or "alternately".
+        continuous: Whether actions are numbers in [-1, 1] instead of 0 and 1.
+        size: Of the frame.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, length=3, truncate=False, continuous=False, size=8, render_mode=None):
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = (
+            gym.spaces.Box(-1, 1, (1,), np.float32) if continuous else gym.spaces.Discrete(2)
+        )
+        self.length, self.truncate, self.render_mode = length, truncate, render_mode
+        self.episodes = 0
+        self.time = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        self.episodes += 1
+        return self._frame(), {"time": 0}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time >= self.length
+        truncate = self.episodes % 2 == 0 if self.truncate == "alternately" else self.truncate
+        reward = float(np.mean(action)) / 10
+        return self._frame(), reward, over and not truncate, over and truncate, {"time": self.time}
+
+    def render(self):
+        return self._frame()
+
+    def _frame(self):
+        return np.full(self.observation_space.shape, self.time, np.uint8)
+
+
+class Scribble(gym.Env):
+    """Shows random pixels, drawn from its own generator, that the action brightens.
+
+    Args:
+        kind: How the frame is laid out, one of `KINDS`.
+        length: Steps of an episode.
+        size: Height and width of the frame.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, kind="hwc", length=5, size=(32, 32), truncate=False, render_mode=None):
+        height, width = size
+        shape, high, dtype = {
+            "hwc": ((height, width, 3), 255, np.uint8),
+            "chw": ((3, height, width), 255, np.uint8),
+            "grey": ((height, width, 1), 255, np.uint8),
+            "flat_grey": ((height, width), 255, np.uint8),
+            "float": ((height, width, 3), 1, np.float32),
+            "opaque": ((height, width, 4), 255, np.uint8),
+        }[kind]
+        self.observation_space = gym.spaces.Box(0, high, shape, dtype)
+        self.action_space = gym.spaces.Discrete(3)
+        self.kind, self.length, self.truncate = kind, length, truncate
+        self.size, self.render_mode = (height, width), render_mode
+        self.time = 0
+        self.pixels = np.zeros((height, width, 4), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self._draw(0), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time >= self.length
+        frame = self._draw(int(action))
+        reward = float(frame.mean()) * (1 if self.kind == "float" else 1 / 255)
+        return frame, reward, over and not self.truncate, over and self.truncate, {}
+
+    def render(self):
+        return self.pixels[..., :3].copy()
+
+    def _draw(self, action):
+        # Blocks of one colour, so that frames differ in more than noise.
+        blocks = self.np_random.integers(0, 200, (4, 4, 4), dtype=np.uint8) + np.uint8(20 * action)
+        height, width = self.size
+        self.pixels = np.kron(blocks, np.ones((-(-height // 4), -(-width // 4), 1), np.uint8))
+        self.pixels = self.pixels[:height, :width]
+        return laid_out(self.pixels, self.kind)
+
+
+def laid_out(pixels, kind):
+    """Lays out `[..., H, W, 4]` pixels as an environment of that kind would."""
+    match kind:
+        case "hwc":
+            return pixels[..., :3].copy()
+        case "chw":
+            return np.moveaxis(pixels[..., :3], -1, -3).copy()
+        case "grey":
+            return pixels[..., :1].copy()
+        case "flat_grey":
+            return pixels[..., 0].copy()
+        case "float":
+            return pixels[..., :3].astype(np.float32) / np.float32(255)
+    return pixels.copy()
+
+
+class MeanColour:
+    """An encoder small enough to check by hand: every slot is the mean RGB of the frame.
+
+    Red and green play the mask latent, blue the component latent. Noise is added as it is.
+    """
+
+    image_size, num_slots, slot_dim, latent_sizes = 8, 2, 3, (2, 1)
+
+    def __init__(self):
+        self.batches = []  # how many frames each forward pass has seen
+
+    def encode(self, images, noise=None):
+        self.batches.append(len(images))
+        colour = images.float().mean(dim=(2, 3)) / (255 if images.dtype == torch.uint8 else 1)
+        latents = colour[:, None].repeat(1, self.num_slots, 1)
+        return latents if noise is None else latents + noise
+
+
+def gpu(test):
+    """Marks a test that runs on a GPU only."""
+    return pytest.mark.gpu(needs_cuda(test))
+
+
+def mean_colour(name="mean_colour"):
+    """Registers a fresh `MeanColour` under a name, and returns it."""
+    encoder = MeanColour()
+    register_encoder(name, lambda device, precision: encoder)
+    return encoder
+
+
+def tiny_model(seed=0, **config):
+    """A small GENESIS with statistics of its own in every batch norm, as after training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Genesis(GenesisConfig(**{"num_slots": 3, "image_size": 32, "width": 8, **config}))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.2, 1.0)
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval()
+
+
+def tiny_checkpoint(folder: Path, seed=0, **config):
+    """Saves a `tiny_model`; returns the path, as wrappers want it."""
+    return str(save_checkpoint(folder / f"tiny_{seed}", tiny_model(seed, **config)))
+
+
+def same_observation(a, b):
+    """Whether two observations are equal to the last bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+    return np.array_equal(a, b)
+
+
+for kind in KINDS:
+    gym.register(
+        f"toys/Scribble_{kind}-v0", entry_point="toys:Scribble", kwargs={"kind": kind, "length": 20}
+    )
+gym.register("toys/Scribble-v0", entry_point="toys:Scribble", max_episode_steps=4)
+gym.register("toys/Counter-v0", entry_point="toys:Counter")
