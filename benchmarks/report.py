@@ -123,12 +123,16 @@ def segmentation_section(lines: Sequence[Line]) -> str:
 
 def rl_section(lines: Sequence[Line]) -> str:
     """Returns the table of success rates per task."""
-    from benchmarks.rl import summarise
+    from benchmarks.rl import label, summarise
 
     rows, shown = [], []
     for env_id, anchors in RL_ANCHORS.items():
         own = _newest(
-            [line for line in lines if line["env_id"] == env_id], "representation", "steps", "seed"
+            [line for line in lines if line["env_id"] == env_id],
+            "representation",
+            "latents",
+            "steps",
+            "seed",
         )
         shown += own
         summary = summarise(own) if own else []
@@ -138,7 +142,7 @@ def rl_section(lines: Sequence[Line]) -> str:
             if not ours:
                 rows.append([*cells, "", "", "", "", ""])
             for line in ours:
-                last = next(row for row in reversed(own) if row["representation"] == name)
+                last = next(row for row in reversed(own) if label(row) == name)
                 low, high = line["iqm_95"]
                 rows.append(
                     [

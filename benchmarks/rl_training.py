@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -42,6 +42,7 @@ class RowConfig:
         seed: Of weights, exploration and training episodes.
         steps: Environment steps to train for, over all environments.
         checkpoint: Id or folder of the GENESIS; None without one.
+        latents: What of its slots is shown: "both", "mask" (where) or "component" (what).
         num_envs: Environments stepped together.
         rollout: Steps collected between two updates of the policy, over all environments.
         batch_size: Steps in a minibatch.
@@ -57,6 +58,7 @@ class RowConfig:
     seed: int
     steps: int
     checkpoint: str | None = None
+    latents: Literal["both", "mask", "component"] = "both"
     num_envs: int = 256
     rollout: int = 8192
     batch_size: int = 512
@@ -131,7 +133,7 @@ def make_venv(
     if checkpoint is not None:
         from genesis_rl import GenesisVecEnvWrapper
 
-        venv = GenesisVecEnvWrapper(venv, checkpoint, device=str(device))
+        venv = GenesisVecEnvWrapper(venv, checkpoint, latents=config.latents, device=str(device))
     return venv
 
 

@@ -149,7 +149,8 @@ def _wall(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def _round(call: Callable[[], Any], device: torch.device, calls: int) -> float:
-    """Returns the seconds per call of back-to-back calls."""
+    """Returns the seconds per call of back-to-back calls, after one that fills the caches."""
+    call()
     if device.type != "cuda":
         started = time.perf_counter()
         for _ in range(calls):

@@ -34,6 +34,7 @@ def rl_line(name, seed, success):
     return {
         "env_id": "GenesisRL/SpriteGoal-v0",
         "representation": name,
+        "latents": "both",
         "steps": 1000,
         "final": {"success": success, "return": success},
         "random": {"success": 0.34},

@@ -220,6 +220,7 @@ def test_rows_are_summarised_over_their_seeds():
         final = {"success": success, "return": success}
         return {
             "representation": name,
+            "latents": "both",
             "steps": 10,
             "seed": seed,
             "final": final,
@@ -233,6 +234,11 @@ def test_rows_are_summarised_over_their_seeds():
     assert lines[1]["success"] == 0.75
     assert lines[1]["success_std"] == 0.25
     assert lines[1]["iqm_95"] == [0.5, 1.0]
+
+
+def test_rows_that_see_only_masks_say_so():
+    assert rl.label({"representation": "genesis", "latents": "both"}) == "genesis"
+    assert rl.label({"representation": "genesis", "latents": "mask"}) == "genesis, mask latents"
 
 
 def test_env_options_are_names_and_values():
