@@ -125,7 +125,9 @@ def decompose(model: Any, images: Tensor, noise: Tensor | None) -> Any:
     """Returns the model's output on posterior means, or on the samples that the noise makes."""
     import torch
 
-    with torch.no_grad():
+    from genesis_rl.inference.cuda import precision_of
+
+    with torch.no_grad(), precision_of("fp32"):  # cuDNN would take TF32 for granted
         return model.decompose(images) if noise is None else model(images, noise.to(images))
 
 
@@ -252,49 +254,22 @@ def picture_cases(result: SegmentationResult) -> list[int]:
     return [order[0], order[len(order) // 2], order[-1]] if order else []
 
 
-def save_picture(path: Path, images: Tensor, masks: Tensor, output: Any) -> None:
-    """Draws one row per image: frame, true masks, masks, reconstruction, masked components."""
+def save_picture(path: Path, images: Tensor, masks: Tensor, output: Any, scale: int = 2) -> None:
+    """Draws one row per image: true masks, then the decomposition as `render_slots` shows it."""
     import cv2
-    import torch
+    import numpy as np
+
+    from genesis_rl.pictures import decomposition_picture, slot_colours, tile
 
     if not len(images):
         return
-    owner = output.log_masks.argmax(dim=1).squeeze(1)  # [B, H, W]
-    tiles = [images, _paint(masks), _paint(owner.cpu() + 1), _bytes(output.reconstruction)]
-    drawn = output.masks * output.components
-    tiles += [_bytes(drawn[:, k]) for k in range(drawn.shape[1])]
-    row = torch.cat([torch.nn.functional.pad(t, (0, 0, 2, 2, 2, 2)) for t in tiles], dim=2)
-    grid = row.flatten(0, 1).repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()  # [h, w, 3]
+    # The background in white, objects in the slots' colours, though in another order.
+    colours = np.array([(255, 255, 255), *slot_colours(int(masks.max()) + 1)], dtype=np.uint8)
+    true = colours[masks.cpu().numpy()].repeat(scale, axis=1).repeat(scale, axis=2)
+    drawn = decomposition_picture(to_model(images, output.error.device), output, scale=scale)
+    picture = np.concatenate([tile(true[:, None]), drawn], axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", grid[..., ::-1])[1].tobytes())
-
-
-# Okabe and Ito's palette: distinct for colour-blind readers too. Label 0 is black.
-PALETTE = (
-    (0, 0, 0),
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-    (255, 255, 255),
-    (128, 128, 128),
-)
-
-
-def _paint(labels: Tensor) -> Tensor:
-    import torch
-
-    colours = torch.tensor(PALETTE, dtype=torch.uint8)
-    return colours[labels.long() % len(PALETTE)]
-
-
-def _bytes(images: Tensor) -> Tensor:
-    import torch
-
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
 def _mean_std(values: Tensor) -> dict[str, float]:

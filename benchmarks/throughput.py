@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.timing import AgainstPeak
-    from genesis_rl import GenesisConfig
+    from pretrain.config import Config
 
 PARTS = ("encode", "train", "env", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
@@ -62,10 +62,11 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
             for batch in args.batches or BATCHES[device.type]:
                 rows.append(encode_row(checkpoint, batch, device, args.precision, args.seconds))
         if "train" in parts:
-            from genesis_rl import GenesisConfig
+            from pretrain.config import Config
 
-            config = GenesisConfig(num_slots=args.slots)
-            rows.append(train_row(config, args.train_batch, device, args.precision, args.seconds))
+            precision = resolve_precision(args.precision, device)
+            config = Config(num_slots=args.slots, batch_size=args.train_batch, precision=precision)
+            rows.append(train_row(config, device, args.seconds))
         if "env" in parts:
             rows.extend(env_rows(args.env_id, args.envs, device, args.seconds))
         if "wrapper" in parts:
@@ -114,19 +115,18 @@ def encode_row(
     }
 
 
-def train_row(
-    config: GenesisConfig, batch: int, device: torch.device, precision: str, seconds: float
-) -> Row:
+def train_row(config: Config, device: torch.device, seconds: float) -> Row:
     """Times whole training steps of a GENESIS, as `pretrain/run.py` takes them."""
     import torch
 
     from benchmarks import timing
-    from genesis_rl import Geco, Genesis
+    from pretrain.assembly import build_model, build_objective, set_up_torch
     from pretrain.engine import Engine
 
+    set_up_torch(config, device)
     torch.manual_seed(0)
-    model = Genesis(config).train()
-    size = model.image_size
+    model = build_model(config).train()
+    batch, size = config.batch_size, config.image_size
 
     def step() -> None:
         output = model(torch.zeros(1, 3, size, size))
@@ -135,10 +135,10 @@ def train_row(
     flops = timing.count_flops(step)
     model.zero_grad(set_to_none=True)
 
-    used = resolve_precision(precision, device)
+    used = resolve_precision(config.precision, device)
     engine = Engine(
         model.to(device),
-        Geco.for_image_size(size).to(device),
+        build_objective(config).to(device),
         torch.randint(0, 256, (max(1024, batch), size, size, 3), dtype=torch.uint8, device=device),
         batch_size=batch,
         precision=used,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from genesis_rl.inference.cuda import precision_of
+
 # Above this size a square product reaches the matrix peak of the device.
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
@@ -81,18 +83,13 @@ def time_against_peak(
         torch.mm(a, b, out=out)
 
     calls = _warm_up(call, device, seconds / rounds)
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    products = _warm_up(product, device, 0.1)
+    with precision_of(precision):
+        products = _warm_up(product, device, 0.1)
     peaks, intervals = [], []
-    try:
-        for _ in range(rounds):
-            torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    for _ in range(rounds):
+        with precision_of(precision):
             peaks.append(2 * side**3 / _round(product, device, products))
-            torch.backends.cuda.matmul.fp32_precision = before
-            intervals.append(_round(call, device, calls))
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        intervals.append(_round(call, device, calls))
     return AgainstPeak(
         timing=Timing(_latency(call, device, calls * rounds), statistics.median(intervals)),
         peak=statistics.median(peaks),

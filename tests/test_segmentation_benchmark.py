@@ -111,7 +111,7 @@ def test_the_command_scores_a_checkpoint(checkpoint, tmp_path, capsys, latents):
     assert lines[0]["images"] + lines[0]["skipped"] == 12
     assert len(lines[0]["per_seed"]["ari_fg"]) == 2
     assert 0 <= lines[0]["msc"]["mean"] <= 1
-    assert cv2.imread(str(picture)).shape == (3 * 36 * 2, (4 + 3) * 36 * 2, 3)
+    assert cv2.imread(str(picture)).shape == (3 * (64 + 2) + 2, (1 + 3 + 2 * 3) * (64 + 2) + 4, 3)
 
 
 def test_a_mistake_is_named(checkpoint, tmp_path):

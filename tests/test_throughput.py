@@ -96,10 +96,10 @@ def test_the_command_prints_a_table_and_a_line(checkpoint, tmp_path, capsys, mon
 
 def test_a_training_step_is_timed_with_its_flops(monkeypatch):
     monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 64})
-    from genesis_rl import GenesisConfig
+    from pretrain.config import Config
 
-    small = GenesisConfig(num_slots=2, image_size=32, width=4)
-    row = throughput.train_row(small, 2, CPU, "fp32", 0.05)
+    small = Config(num_slots=2, image_size=32, width=4, batch_size=2, precision="fp32")
+    row = throughput.train_row(small, CPU, 0.05)
     assert row["per_second"] > 0
     assert row["gflop"] > 0
     assert row["mode"] == "eager"
