@@ -184,7 +184,7 @@ class GenesisEncoder:
         return {k: v.detach().clone() for k, v in self._start().network.state_dict().items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return GenesisEncoder.from_checkpoint, (str(self.checkpoint), self._device, self.precision)
+        return _reopen, (str(self.checkpoint), self._device, self.precision)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GenesisEncoder:
         return self
@@ -233,6 +233,11 @@ class GenesisEncoder:
                 runtime = _RUNTIMES[key] = open_runtime(model, device, self.precision)
             self._runtime = runtime
         return self._runtime
+
+
+def _reopen(checkpoint: str, device: str, precision: str) -> GenesisEncoder:
+    # A function of its own, because cloudpickle would take a class method apart, registry and all.
+    return GenesisEncoder.from_checkpoint(checkpoint, device, precision)
 
 
 def _check_device(device: str) -> None:

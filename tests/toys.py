@@ -10,6 +10,8 @@ import torch
 from genesis_rl import Genesis, GenesisConfig, save_checkpoint
 from genesis_rl.encoder import register_encoder
 
+torch.set_num_threads(1)  # the networks here are too small for two
+
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 KINDS = ("hwc", "chw", "grey", "flat_grey", "float", "opaque")

@@ -17,9 +17,9 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 # the runtime would wait, do not exist in it.
 _FIRST_PROCESS = os.getpid()
 
-# Two images at a time stay in the cache, share one pass over the 33 MB matrix behind the
-# convolutions, and need no memory from the operating system.
-_CPU_CHUNK = 2
+# Bytes of the largest activation on the CPU. More of them than this leave the cache, and are asked
+# of the operating system afresh each time; for the default model it is two images.
+_CPU_ACTIVATIONS = 9 << 20
 
 
 class Runtime(abc.ABC):
@@ -81,7 +81,11 @@ class PlainRuntime(Runtime):
     def __init__(self, model: Genesis, device: torch.device, dtype: torch.dtype):
         on_cpu = device.type == "cpu"
         network = LeanGenesis(model, dtype=dtype, winograd=on_cpu and dtype == torch.float32)
-        super().__init__(network.to(device), device, _CPU_CHUNK if on_cpu else 256)
+        config = model.config
+        pixels = config.image_size**2 * (config.num_slots - 1)
+        fitting = _CPU_ACTIVATIONS // (pixels * 2 * config.width * 4)
+        chunk = min(max(fitting, 1), 256) if on_cpu else 256
+        super().__init__(network.to(device), device, chunk)
 
     def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
         if os.getpid() != _FIRST_PROCESS and torch.get_num_threads() > 1:

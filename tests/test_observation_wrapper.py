@@ -1,0 +1,467 @@
+"""`GenesisObsWrapper` is indistinguishable from a good environment, and says what it needs.
+
+Numbers of checks are those of the wrapper contract.
+"""
+
+import json
+import pickle
+import random
+import warnings
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import SyncVectorEnv
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+from toys import KINDS, Counter, Scribble, gpu, laid_out, mean_colour, tiny_checkpoint, tiny_model
+
+from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVectorObsWrapper
+
+SPRITES = "envs:GenesisRL/SpriteGoal-v0"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("observation"))
+
+
+def wrapped(checkpoint, env_id="toys/Scribble_hwc-v0", **options):
+    env = gym.make(env_id, render_mode="rgb_array")
+    return GenesisObsWrapper(env, checkpoint, **{"device": "cpu", **options})
+
+
+def rollout(env, steps=12, seed=0):
+    """Observations and rewards of a fixed sequence of actions."""
+    observation, _ = env.reset(seed=seed)
+    observations, rewards = [observation], []
+    for action in np.random.default_rng(1).integers(0, 3, steps):
+        observation, reward, terminated, truncated, _ = env.step(int(action))
+        observations.append(observation)
+        rewards.append(reward)
+        if terminated or truncated:
+            observations.append(env.reset()[0])
+    return observations, rewards
+
+
+# --- check 1: both libraries' checkers ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", [*(f"toys/Scribble_{kind}-v0" for kind in KINDS), SPRITES])
+def test_gymnasium_accepts_it(checkpoint, env_id):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(wrapped(checkpoint, env_id))
+    # The one warning says that the environment is wrapped, which cannot be helped.
+    assert len(caught) == 1
+    assert "different from the unwrapped version" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("env_id", [*(f"toys/Scribble_{kind}-v0" for kind in KINDS), SPRITES])
+def test_stable_baselines_accepts_it(checkpoint, env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sb3_check_env(wrapped(checkpoint, env_id))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layout": "slots"},
+        {"layout": "dict"},
+        {"dtype": "float16"},
+        {"stochastic": True},
+        {"parity": "official"},
+        {"clip": 0.25},
+    ],
+    ids=str,
+)
+def test_gymnasium_accepts_every_option(checkpoint, options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(wrapped(checkpoint, **options))
+    unexpected = [str(w.message) for w in caught if "from the unwrapped" not in str(w.message)]
+    assert all("clipped" in message for message in unexpected), unexpected
+
+
+# --- check 2: specs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"layout": "dict", "latents": "mask"}], ids=str)
+def test_a_spec_survives_json_and_gives_the_same_latents(checkpoint, options):
+    env = wrapped(checkpoint, **options)
+    text = env.spec.to_json()
+    again = gym.make(EnvSpec.from_json(text))
+    recorded = json.loads(text)["additional_wrappers"][0]["kwargs"]
+    assert recorded["checkpoint"] == checkpoint
+    assert all(recorded[name] == value for name, value in options.items())
+    for a, b in zip(rollout(env)[0], rollout(again)[0], strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_it_pickles(checkpoint):
+    env = GenesisObsWrapper(Scribble(), checkpoint, device="cpu", stochastic=True)
+    expected = rollout(env)[0]
+    for again in (pickle.loads(pickle.dumps(env)), cloudpickle.loads(cloudpickle.dumps(env))):
+        assert again._observer.encoder is env._observer.encoder
+        np.testing.assert_equal(rollout(again)[0], expected)
+    assert len(cloudpickle.dumps(env)) < 100_000
+
+
+# --- check 3: one encoder ------------------------------------------------------------------------
+
+
+def test_64_environments_share_one_encoder(checkpoint):
+    environments = [wrapped(checkpoint) for _ in range(64)]
+    for env in environments:
+        outer = gym.wrappers.RecordEpisodeStatistics(
+            gym.wrappers.TimeLimit(gym.wrappers.ClipReward(env, 0, 1), 9)
+        )
+        assert outer.spec is not None
+        outer.spec.to_json()
+    assert len({id(env._observer.encoder) for env in environments}) == 1
+
+
+@gpu
+def test_64_environments_need_the_memory_of_one(checkpoint):
+    environments = [wrapped(checkpoint, device="cuda") for _ in range(64)]
+    for _ in range(3):
+        environments[0].reset()
+    before = torch.cuda.memory_allocated()
+    for env in environments:
+        env.reset()
+        _ = gym.wrappers.TimeLimit(env, 9).spec
+    assert torch.cuda.memory_allocated() - before < 5e6
+
+
+# --- check 6: nothing random is touched ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_wrapping_changes_neither_the_environment_nor_global_randomness(checkpoint, stochastic):
+    def run(wrap):
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002 - the global state is what is being watched
+        torch.manual_seed(0)
+        env = Scribble(length=4)
+        pixels, seen = [], wrap(env)
+        observation, _ = seen.reset(seed=3)
+        for action in (0, 1, 2, 1):
+            pixels.append(env.pixels.copy())
+            observation, reward, *_ = seen.step(action)
+            pixels.append(reward)
+        del observation
+        state = env.np_random.bit_generator.state
+        return (
+            pixels,
+            state,
+            random.getstate(),
+            np.random.get_state(),  # noqa: NPY002
+            torch.get_rng_state(),
+        )
+
+    bare = run(lambda env: env)
+    seen = run(lambda env: GenesisObsWrapper(env, checkpoint, device="cpu", stochastic=stochastic))
+    np.testing.assert_equal(seen[:4], bare[:4])
+    assert torch.equal(seen[4], bare[4])
+
+
+# --- check 7: samples ----------------------------------------------------------------------------
+
+
+def test_samples_are_reproduced_by_the_seed(checkpoint):
+    env = wrapped(checkpoint, stochastic=True)
+    first, again, other = rollout(env, seed=5)[0], rollout(env, seed=5)[0], rollout(env, seed=6)[0]
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_samples_of_equal_frames_differ_and_means_do_not(checkpoint):
+    env = GenesisObsWrapper(Counter(size=32), checkpoint, device="cpu", stochastic=True)
+    assert not np.array_equal(env.reset()[0], env.reset()[0])
+    env = GenesisObsWrapper(Counter(size=32), checkpoint, device="cpu")
+    assert np.array_equal(env.reset()[0], env.reset()[0])
+
+
+def test_samples_scatter_around_the_mean():
+    mean_colour()
+    env = GenesisObsWrapper(Counter(), "mean_colour", stochastic=True)
+    values = np.stack([env.reset(seed=seed)[0] for seed in range(500)])
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.2)
+    np.testing.assert_allclose(values.std(axis=0), 1, atol=0.15)
+
+
+# --- layouts, by hand ----------------------------------------------------------------------------
+
+
+def seen_through(options, red, green, blue):
+    """What is observed of a frame of one colour; `MeanColour` has M = 2, C = 1 and K = 2."""
+    mean_colour()
+    env = Counter()
+    env._frame = lambda: np.full((8, 8, 3), [red, green, blue], np.uint8)
+    env = GenesisObsWrapper(env, "mean_colour", **options)
+    observation = env.reset()[0]
+    assert observation in env.observation_space
+    return observation
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 0.2, 0.4, 1, 0.2, 0.4]),
+        ({"layout": "slots"}, [[1, 0.2, 0.4], [1, 0.2, 0.4]]),
+        ({"latents": "mask"}, [1, 0.2, 1, 0.2]),
+        ({"latents": "component"}, [0.4, 0.4]),
+        ({"parity": "official"}, [1, 0.2, 0.4, 0.4]),
+        ({"parity": "official", "latents": "mask"}, [1, 0.2]),
+        ({"clip": 0.3}, [0.3, 0.2, 0.3, 0.3, 0.2, 0.3]),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*clipped")
+def test_latents_are_laid_out_as_documented(options, expected):
+    np.testing.assert_allclose(seen_through(options, 255, 51, 102), expected, rtol=1e-6)
+
+
+def test_the_dict_layout_has_one_entry_for_where_and_one_for_what():
+    observation = seen_through({"layout": "dict"}, 255, 51, 102)
+    assert list(observation) == ["component", "mask"] or list(observation) == ["mask", "component"]
+    np.testing.assert_allclose(observation["mask"], [[1, 0.2], [1, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(observation["component"], [[0.4], [0.4]], rtol=1e-6)
+    official = seen_through({"layout": "dict", "parity": "official"}, 255, 51, 102)
+    assert official["mask"].shape == (1, 2)
+    assert official["component"].shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("slots", "flat", "official"), [(5, 400, 336), (7, 560, 496), (9, 720, 656)]
+)
+def test_sizes_are_those_of_the_paper(tmp_path, slots, flat, official):  # check 24
+    path = tiny_checkpoint(tmp_path, num_slots=slots, width=4)
+    assert wrapped(path).observation_space.shape == (flat,)
+    env = wrapped(path, parity="official")
+    assert env.observation_space.shape == (official,)
+    assert env.reset()[0] in env.observation_space
+    assert wrapped(path, layout="slots").observation_space.shape == (slots, 80)
+
+
+def test_official_features_are_mask_latents_first_without_the_last(checkpoint):  # check 24
+    slots = wrapped(checkpoint, layout="slots").reset(seed=0)[0]
+    official = wrapped(checkpoint, parity="official").reset(seed=0)[0]
+    expected = np.concatenate([slots[:-1, :64].ravel(), slots[:, 64:].ravel()])
+    np.testing.assert_array_equal(official, expected)
+
+
+def test_mask_latents_alone_are_those_of_the_whole(checkpoint):
+    whole = wrapped(checkpoint, layout="slots").reset(seed=0)[0]
+    masks = wrapped(checkpoint, layout="slots", latents="mask").reset(seed=0)[0]
+    np.testing.assert_allclose(masks, whole[:, :64], atol=1e-6)
+
+
+def test_spaces_are_a_function_of_sizes_and_options(tmp_path, checkpoint):  # check 17
+    other = tiny_checkpoint(tmp_path, seed=1)
+    for options in ({}, {"layout": "dict"}, {"dtype": "float16"}, {"clip": 3.0}):
+        space = wrapped(checkpoint, **options).observation_space
+        assert space == wrapped(other, **options).observation_space
+    assert wrapped(checkpoint).observation_space == spaces.Box(-10, 10, (240,), np.float32)
+
+
+# --- check 17: always in the space ---------------------------------------------------------------
+
+
+def extreme_frames():
+    checkerboard = np.indices((32, 32)).sum(axis=0) % 2 * 255
+    return {
+        "black": np.zeros((32, 32, 3), np.uint8),
+        "white": np.full((32, 32, 3), 255, np.uint8),
+        "checkerboard": np.repeat(checkerboard[..., None], 3, axis=2).astype(np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8),
+    }
+
+
+@pytest.mark.parametrize("name", ["black", "white", "checkerboard", "noise"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_extreme_frames_stay_in_the_space(checkpoint, name, dtype):
+    env = wrapped(checkpoint, dtype=dtype)
+    latents = env.observation(extreme_frames()[name])
+    assert latents in env.observation_space
+    assert latents.dtype == dtype
+
+
+def random_frames_stay_in_the_space(path, frames, device):
+    size = GenesisEncoder.from_checkpoint(path, device=device).image_size
+    envs = GenesisVectorObsWrapper(
+        SyncVectorEnv([lambda: Scribble(size=(size, size))] * 2), path, device=device, clip=0.1
+    )
+    generator, batch = np.random.default_rng(0), min(frames, 1024)
+    outside, encoded = 0, 0
+    while encoded < frames:
+        images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        latents = envs._observer(images)
+        outside += int(np.count_nonzero(np.abs(latents) >= np.float32(0.1)))
+        assert np.abs(latents).max() <= np.float32(0.1)
+        assert np.isfinite(latents).all()
+        encoded += batch
+    assert envs.num_encoded == encoded
+    # Values on the bound without having been clipped are too rare to count.
+    assert abs(envs.num_clipped - outside) <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.*clipped")
+def test_random_frames_stay_in_the_space_and_clipping_is_counted(checkpoint):
+    random_frames_stay_in_the_space(checkpoint, 2000, "cpu")
+
+
+@gpu
+@pytest.mark.filterwarnings("ignore:.*clipped")
+def test_100_000_random_frames_stay_in_the_space(tmp_path):
+    path = tiny_checkpoint(tmp_path, num_slots=5, image_size=64, width=32)
+    random_frames_stay_in_the_space(path, 100_000, "cuda")
+
+
+def test_the_first_clipping_is_a_warning_and_all_of_it_is_counted():
+    mean_colour()
+    env = GenesisObsWrapper(Counter(length=9), "mean_colour", clip=1.5 / 255)
+    env.reset()
+    env.step(0)
+    assert env.num_clipped == 0
+    with pytest.warns(UserWarning, match=r"clipped 6 of 6 latent values .* only counted"):
+        env.step(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(0)
+    assert env.num_clipped == 12
+
+
+def test_latents_that_are_not_numbers_are_an_error():
+    encoder = mean_colour()
+    encoder.encode = lambda images, noise=None: torch.full((len(images), 2, 3), float("nan"))
+    env = GenesisObsWrapper(Counter(), "mean_colour")
+    with pytest.raises(FloatingPointError, match="NaN"):
+        env.reset()
+
+
+# --- check 18: whatever the frame looks like ------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["chw", "float", "opaque"])
+def test_layouts_of_the_same_frame_have_identical_latents(checkpoint, kind):
+    plain, other = wrapped(checkpoint), wrapped(checkpoint, f"toys/Scribble_{kind}-v0")
+    np.testing.assert_array_equal(rollout(plain)[0], rollout(other)[0])
+
+
+def test_a_frame_of_another_size_is_resized(checkpoint):
+    env = GenesisObsWrapper(Scribble(size=(64, 64)), checkpoint, device="cpu")
+    large = np.kron(extreme_frames()["noise"], np.ones((2, 2, 1), np.uint8))
+    small = wrapped(checkpoint).observation(extreme_frames()["noise"])
+    np.testing.assert_array_equal(env.observation(large), small)
+
+
+def test_environments_without_frames_are_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"GenesisObsWrapper needs frames .*Box.*AddRender"):
+        GenesisObsWrapper(gym.make("CartPole-v1"), checkpoint)
+
+
+def test_an_environment_that_only_renders_can_be_wrapped(checkpoint):
+    env = gym.wrappers.AddRenderObservation(Scribble(render_mode="rgb_array"), render_only=True)
+    GenesisObsWrapper(env, checkpoint, device="cpu").reset()
+
+
+def test_frames_outside_the_announced_range_are_refused(checkpoint):
+    env = Scribble(kind="float")
+    env._draw = lambda action: np.full((32, 32, 3), 255, np.float32)
+    with pytest.raises(ValueError, match=r"GenesisObsWrapper: float frames must lie in \[0, 1\]"):
+        GenesisObsWrapper(env, checkpoint, device="cpu").reset()
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "list"}, "layout must be one of"),
+        ({"latents": "masks"}, "latents must be one of"),
+        ({"dtype": "float64"}, "dtype must be one of"),
+        ({"parity": "unofficial"}, "parity must be None or 'official'"),
+        ({"parity": "official", "layout": "slots"}, "use layout='flat' or 'dict'"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"clip": float("inf")}, "clip must be positive and finite"),
+        ({"clip": 1e6, "dtype": "float16"}, "finite in float16"),
+        ({"device": "gpu"}, "device must be"),
+        ({"precision": "half"}, "precision must be one of"),
+    ],
+    ids=str,
+)
+def test_unknown_options_are_refused_at_once(checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
+        wrapped(checkpoint, **options)
+
+
+def test_options_are_keyword_only(checkpoint):
+    with pytest.raises(TypeError):
+        GenesisObsWrapper(Scribble(), checkpoint, "slots")
+
+
+def test_the_wrong_wrapper_names_the_right_one(checkpoint):
+    with pytest.raises(TypeError, match="a gymnasium VectorEnv, which GenesisVectorObsWrapper is"):
+        GenesisObsWrapper(SyncVectorEnv([Scribble]), checkpoint)
+    with pytest.raises(TypeError, match="Stable-Baselines3 VecEnv, which GenesisVecEnvWrapper is"):
+        GenesisObsWrapper(DummyVecEnv([Scribble]), checkpoint)
+    with pytest.raises(TypeError, match="needs an environment, but got str"):
+        GenesisObsWrapper("CartPole-v1", checkpoint)
+
+
+def test_latents_that_a_model_does_not_have_are_refused():
+    mean_colour("no_masks").latent_sizes = (0, 3)
+    with pytest.raises(ValueError, match="the model has none"):
+        GenesisObsWrapper(Counter(), "no_masks", latents="mask")
+    env = GenesisObsWrapper(Counter(), "no_masks", layout="dict")
+    assert list(env.observation_space) == ["component"]
+
+
+# --- the rest of the environment -----------------------------------------------------------------
+
+
+def test_everything_else_passes_through(checkpoint):
+    env = wrapped(checkpoint)
+    env.reset(seed=0)
+    assert env.render().shape == (32, 32, 3)
+    assert env.render_mode == "rgb_array"
+    assert env.metadata == Scribble.metadata
+    assert env.np_random is env.unwrapped.np_random
+    assert env.get_wrapper_attr("kind") == "hwc"
+    env.close()
+    env.close()
+
+
+def test_the_shipped_model_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.setattr("genesis_rl.checkpoint.SHIPPED", tmp_path)
+    (tmp_path / tiny_checkpoint(tmp_path, num_slots=5).rsplit("/", 1)[1]).rename(
+        tmp_path / "multi_dsprites"
+    )
+    env = GenesisObsWrapper(Scribble(), device="cpu")
+    assert env.reset()[0].shape == (400,)
+    assert env.spec is None or "multi_dsprites" in env.spec.to_json()
+
+
+# --- check 24: the same vector everywhere --------------------------------------------------------
+
+
+def test_wrapper_and_model_say_the_same(checkpoint):
+    frame = extreme_frames()["noise"]
+    with torch.no_grad():
+        image = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+        expected = tiny_model().encode(image)[0].flatten()
+    latents = wrapped(checkpoint).observation(frame)
+    np.testing.assert_allclose(latents, expected, atol=1e-5)
+    grey = laid_out(np.repeat(frame[..., :1], 4, axis=-1), "grey")
+    grey_env = wrapped(checkpoint, "toys/Scribble_grey-v0")
+    np.testing.assert_array_equal(
+        grey_env.observation(grey), wrapped(checkpoint).observation(grey.repeat(3, axis=-1))
+    )
