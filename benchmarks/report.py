@@ -137,16 +137,16 @@ def rl_section(lines: Sequence[Line]) -> str:
         shown += own
         summary = summarise(own) if own else []
         for name, source, published in anchors:
-            cells = [env_id, name, f"{published} ({source})" if published else ""]
-            ours = [line for line in summary if line["representation"] == name]
+            anchor = f"{published} ({source})" if published else ""
+            ours = [line for line in summary if line["representation"].split(",")[0] == name]
             if not ours:
-                rows.append([*cells, "", "", "", "", ""])
+                rows.append([env_id, name, anchor, "", "", "", "", ""])
             for line in ours:
-                last = next(row for row in reversed(own) if label(row) == name)
+                last = next(row for row in reversed(own) if label(row) == line["representation"])
                 low, high = line["iqm_95"]
                 rows.append(
                     [
-                        *cells,
+                        *(env_id, line["representation"], anchor),
                         f"{line['success']:.3f} +- {line['success_std']:.3f}",
                         f"{line['iqm']:.3f} ({low:.3f} to {high:.3f})",
                         f"{line['steps']:,} x {len(line['seeds'])} seeds",

@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--evaluate-every", type=positive_int, default=100_000)
     parser.add_argument("--episodes", type=positive_int, default=100, help="per evaluation")
+    parser.add_argument("--normalise", action="store_true", help="scale vectors by running moments")
     parser.add_argument(
         "--env-options", type=option, nargs="+", default=[], help="such as num_objects=2"
     )
@@ -185,8 +186,9 @@ def read_rows(folder: Path, env_id: str) -> list[Row]:
 
 def label(row: Row) -> str:
     """Names what the agent of a row sees."""
-    name, latents = str(row["representation"]), row["latents"]
-    return name if latents == "both" else f"{name}, {latents} latents"
+    name = str(row["representation"])
+    name += "" if row["latents"] == "both" else f", {row['latents']} latents"
+    return name + (", normalised" if row["normalise"] else "")
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
@@ -274,6 +276,7 @@ def _config(args: Any, representation: str, seed: int) -> Any:
         learning_rate=args.learning_rate,
         evaluate_every=args.evaluate_every,
         episodes=args.episodes,
+        normalise=args.normalise,
         env_options=args.env_options or None,
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
 import envs  # noqa: F401  registers the ids
 from benchmarks.common import append_line
@@ -50,6 +50,7 @@ class RowConfig:
         learning_rate: Of Adam.
         evaluate_every: Environment steps between evaluations; they fall on the ends of rollouts.
         episodes: Episodes of an evaluation, always the same ones.
+        normalise: Whether vectors are shifted and scaled by their running mean and deviation.
         env_options: Further arguments of the environment.
     """
 
@@ -66,6 +67,7 @@ class RowConfig:
     learning_rate: float = 3e-4
     evaluate_every: int = 100_000
     episodes: int = 100
+    normalise: bool = False
     env_options: dict[str, Any] | None = None
 
 
@@ -88,8 +90,12 @@ def train_row(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     checkpoint = checkpoint_of(config, folder)
-    training = VecMonitor(make_venv(config, config.num_envs, checkpoint, device))
+    training: VecEnv = VecMonitor(make_venv(config, config.num_envs, checkpoint, device))
     testing = make_venv(config, config.episodes, checkpoint, device)
+    if config.normalise and config.representation != "cnn":
+        training = VecNormalize(training, norm_reward=False)
+        testing = VecNormalize(testing, norm_reward=False, training=False)
+        testing.obs_rms = training.obs_rms  # one object, that only training changes
     model = make_ppo(config, training, device)
     training.seed(1_000_000 * config.seed)  # SB3's own seeds would overlap between runs
     recorder = _Recorder(config, testing, folder / "metrics.jsonl", progress)
@@ -101,6 +107,8 @@ def train_row(
         training.close()
         testing.close()
     model.save(folder / "model.zip")
+    if isinstance(training, VecNormalize):
+        training.save(str(folder / "normalisation.pkl"))
     return {
         **asdict(config),
         "checkpoint_sha256": checkpoint_sha256(checkpoint) if checkpoint else None,

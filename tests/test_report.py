@@ -35,6 +35,7 @@ def rl_line(name, seed, success):
         "env_id": "GenesisRL/SpriteGoal-v0",
         "representation": name,
         "latents": "both",
+        "normalise": False,
         "steps": 1000,
         "final": {"success": success, "return": success},
         "random": {"success": 0.34},

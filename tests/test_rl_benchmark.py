@@ -221,6 +221,7 @@ def test_rows_are_summarised_over_their_seeds():
         return {
             "representation": name,
             "latents": "both",
+            "normalise": False,
             "steps": 10,
             "seed": seed,
             "final": final,
@@ -236,9 +237,22 @@ def test_rows_are_summarised_over_their_seeds():
     assert lines[1]["iqm_95"] == [0.5, 1.0]
 
 
-def test_rows_that_see_only_masks_say_so():
-    assert rl.label({"representation": "genesis", "latents": "both"}) == "genesis"
-    assert rl.label({"representation": "genesis", "latents": "mask"}) == "genesis, mask latents"
+def test_what_an_agent_sees_is_in_its_label():
+    plain = {"representation": "genesis", "latents": "both", "normalise": False}
+    assert rl.label(plain) == "genesis"
+    assert rl.label({**plain, "latents": "mask"}) == "genesis, mask latents"
+    assert rl.label({**plain, "normalise": True}) == "genesis, normalised"
+
+
+def test_evaluation_sees_the_moments_of_training_and_leaves_them_alone(tmp_path):
+    config = replace(TINY, normalise=True)
+    rows = [
+        rl_training.train_row(replace(config, evaluate_every=every), tmp_path / str(i), device=CPU)
+        for i, every in enumerate([32, 10**6])
+    ]
+    assert rows[0]["final"]["return"] == rows[1]["final"]["return"]
+    assert rows[0]["training_curve"] == rows[1]["training_curve"]
+    assert (tmp_path / "0" / "normalisation.pkl").exists()
 
 
 def test_env_options_are_names_and_values():
