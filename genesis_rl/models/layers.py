@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genesis_rl.models.gates import batch_norm_gate
+
 Norm = Literal["batch", "instance", "none"]
 
 
@@ -90,7 +92,13 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, in, H, W]` to `[B, out, H / stride, W / stride]`."""
+        if self.training and isinstance(self.norm, nn.BatchNorm2d) and self.conv.bias is not None:
+            return batch_norm_gate(self._convolve(x), self.norm, self.conv.bias)
         return F.glu(self.norm(self.conv(x)), dim=1)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The convolution without its bias."""
+        return F.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
 
 
 class GatedDeconv(GatedConv):
@@ -101,6 +109,12 @@ class GatedDeconv(GatedConv):
         self.conv = nn.ConvTranspose2d(
             in_channels, 2 * out_channels, 5, stride=stride, padding=2, output_padding=stride - 1
         )
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        assert isinstance(conv, nn.ConvTranspose2d)
+        stride = conv.stride[0]
+        return F.conv_transpose2d(x, conv.weight, None, stride, 2, output_padding=stride - 1)
 
 
 class GatedFlatten(nn.Module):
