@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from numpy import uint8
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pretrain.state import MetricsFile
@@ -47,16 +48,13 @@ class Logs:
                 if not isinstance(value, str):
                     self._board.add_scalar(f"{split}/{name}", value, step)
 
-    def picture(self, step: int, name: str, image: Tensor) -> None:
-        """Logs a `[height, width, 3]` uint8 image."""
+    def picture(self, step: int, name: str, image: NDArray[uint8]) -> None:
+        """Logs a `[height, width, 3]` picture."""
         from pretrain.report import write_png
 
-        try:
-            write_png(self.folder / "samples" / f"{name}_{step:08d}.png", image)
-        except ImportError as error:
-            self.say(f"no picture {name} of step {step}: {error}")
+        write_png(self.folder / "samples" / f"{name}_{step:08d}.png", image)
         if self._board is not None:
-            self._board.add_image(f"pictures/{name}", image.numpy(), step, dataformats="HWC")
+            self._board.add_image(f"pictures/{name}", image, step, dataformats="HWC")
 
     def progress(self, step: int, status: dict[str, str], *, force: bool = False) -> None:
         """Moves the bar, or prints a line every few seconds where there is no terminal."""

@@ -29,7 +29,6 @@ from pretrain.config import Config
 from pretrain.engine import Engine, Readings
 from pretrain.evaluation import to_float, validate
 from pretrain.logs import Logs
-from pretrain.report import decomposition_grid, sample_grid
 from pretrain.signals import Signals
 from pretrain.state import (
     DISK_FULL,
@@ -214,6 +213,11 @@ class Trainer:
 
     @torch.no_grad()
     def _draw(self, step: int) -> None:
+        try:  # only now: training must not depend on what draws
+            from pretrain.report import decomposition_grid, sample_grid
+        except ImportError as error:
+            self.logs.say(f"no pictures of step {step}: {error}")
+            return
         model, rows = self.model, min(_PICTURES, len(self.validation.images))
         shape = (rows, model.num_slots, model.slot_dim)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed))

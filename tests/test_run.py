@@ -68,10 +68,10 @@ def test_the_exported_model_loads(finished):
 
 def test_pictures_have_a_row_an_image_and_a_column_a_view(finished):
     decomposition = cv2.imread(str(finished / "samples" / "decomposition_00000012.png"))
-    rows, columns = 8, 3 + 2 * 3  # input, reconstruction, segmentation, K masks, K components
-    assert decomposition.shape == (rows * 34 - 2, columns * 34 - 2, 3)
+    rows, columns = 8, 3 + 2 * 3  # input, reconstruction, overlay, K masks, K components
+    assert decomposition.shape == (rows * 34 + 2, columns * 34 + 2, 3)
     samples = cv2.imread(str(finished / "samples" / "samples_00000012.png"))
-    assert samples.shape == (rows * 34 - 2, (2 + 3) * 34 - 2, 3)
+    assert samples.shape == (rows * 34 + 2, (2 + 3) * 34 + 2, 3)
 
 
 def test_the_first_column_is_the_input(finished):
@@ -79,7 +79,7 @@ def test_the_first_column_is_the_input(finished):
 
     first = load("multi_dsprites", "val", size=8, image_size=32).batch([0]).images[0].numpy()
     picture = cv2.imread(str(finished / "samples" / "decomposition_00000012.png"))[:, :, ::-1]
-    assert (picture[:32, :32] == first).all()
+    assert (picture[2:34, 2:34] == first).all()
 
 
 def test_every_tensorboard_tag_is_explained_in_the_docs(finished):
@@ -178,13 +178,15 @@ def test_a_run_without_tensorboard_and_opencv_still_trains(tmp_path, monkeypatch
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
-        if name == "cv2" or name.startswith("torch.utils.tensorboard"):
+        if name in ("cv2", "pretrain.report") or name.startswith("torch.utils.tensorboard"):
             raise ImportError(f"no module named {name}")
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(arguments(tmp_path, steps=3, picture_every=2)) == 0
-    assert "no TensorBoard files" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "no TensorBoard files" in printed
+    assert "no pictures of step 2" in printed
     assert len(metrics(tmp_path)) == 3
 
 
