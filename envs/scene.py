@@ -55,7 +55,9 @@ class SpriteScene:
         """`[B, N, 8]` float32 in [0, 1]: x, y, red, green, blue and the shape, one-hot."""
         shapes = torch.arange(len(SHAPES), device=self.shape.device)
         one_hot = (self.shape[..., None] == shapes).float()
-        return torch.cat([self.centre, self.colour.float() / 255, one_hot], dim=-1)
+        # In double: CUDA divides floats by a number through its reciprocal, one bit off the CPU.
+        colour = (self.colour.double() / 255).float()
+        return torch.cat([self.centre, colour, one_hot], dim=-1)
 
 
 class SpriteFactors(NamedTuple):
