@@ -93,12 +93,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def render(folder: Path) -> str:
     """Returns RESULTS.md."""
-    sections = [
-        segmentation_section(read_lines(folder / "segmentation.jsonl")),
-        rl_section(read_lines(folder / "rl.jsonl")),
-        throughput_section(read_lines(folder / "throughput.jsonl")),
-    ]
-    return "\n".join([HEADER, *sections])
+    sections = {
+        "segmentation": segmentation_section,
+        "rl": rl_section,
+        "throughput": throughput_section,
+    }
+    text = [HEADER]
+    for name, section in sections.items():
+        text.append(section(read_lines(folder / f"{name}.jsonl")))
+        if (folder / f"{name}.png").exists():
+            text.append(f"![{name}](benchmarks/results/{name}.png)\n")
+    return "\n".join(text)
 
 
 def segmentation_section(lines: Sequence[Line]) -> str:

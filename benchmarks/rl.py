@@ -146,8 +146,9 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
                 row = train_row(config, folder, device=device, progress=progress)
             row = {**row, "random": random}
             (folder / "result.json").write_text(json.dumps(row, indent=1) + "\n")
+            stored = {name: value for name, value in row.items() if name != "training_curve"}
             save_result(
-                "rl", row, device=device, seed=config.seed, folder=args.results_dir, argv=argv
+                "rl", stored, device=device, seed=config.seed, folder=args.results_dir, argv=argv
             )
         rows.append(row)
     if args.quick:

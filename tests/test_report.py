@@ -97,6 +97,12 @@ def test_seeds_of_a_representation_share_a_row(tmp_path):
     assert row_of(text, "| cnn |")[3] == ""
 
 
+def test_a_picture_beside_the_lines_is_shown(tmp_path):
+    assert "![rl]" not in report.render(tmp_path)
+    (tmp_path / "rl.png").touch()
+    assert "![rl](benchmarks/results/rl.png)" in report.render(tmp_path)
+
+
 def test_a_stale_report_is_noticed(tmp_path, capsys):
     out = tmp_path / "RESULTS.md"
     argv = ["--results-dir", str(tmp_path), "--out", str(out)]
