@@ -61,6 +61,8 @@ SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("env", "cpu", 0, 64, "frames/s", ""),
     ("env", "cpu", 0, 1024, "frames/s", ""),
     ("env", "cuda", 0, 1024, "frames/s", ""),
+    ("loop", "cuda", 5, 64, "frames/s", ""),
+    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (goal)"),
 )
 # OCRL's success rates after 2M steps of its Object Goal task, Spriteworld (Yoon et al., 2023).
 RL_ANCHORS = {

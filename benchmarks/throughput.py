@@ -1,4 +1,4 @@
-"""Throughput: how fast are encoding, training, the environment and the wrapper, and why not faster?
+"""Throughput: how fast are encoding, training, environments and wrapper, and why not faster?
 
 Each speed stands beside its arithmetic floor: the FLOP of the model, counted, over the matrix peak
 of the device, measured in the same run by a square product (2048 on a CPU, 8192 on a GPU). On a
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from benchmarks.timing import AgainstPeak
     from pretrain.config import Config
 
-PARTS = ("encode", "train", "env", "wrapper")
+PARTS = ("encode", "train", "env", "loop", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
 Row = dict[str, Any]
 
@@ -69,6 +68,11 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
             rows.append(train_row(config, device, args.seconds))
         if "env" in parts:
             rows.extend(env_rows(args.env_id, args.envs, device, args.seconds))
+        if "loop" in parts:
+            for count in args.envs:
+                rows.append(
+                    loop_row(checkpoint, args.env_id, count, device, args.precision, args.seconds)
+                )
         if "wrapper" in parts:
             rows.append(wrapper_row(checkpoint, device, args.precision, args.seconds))
     for line in table(rows):
@@ -195,8 +199,10 @@ def wrapper_row(checkpoint: str, device: torch.device, precision: str, seconds: 
 def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: float) -> list[Row]:
     """Times random actions in one environment and in natively vectorised ones."""
     import gymnasium as gym
+    import torch
 
     import envs  # noqa: F401  registers the ids
+    from benchmarks.timing import time_calls
 
     env = gym.make(env_id)
     env.reset(seed=0)
@@ -207,17 +213,59 @@ def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: 
         if terminated or truncated:
             env.reset()
 
-    rows = [_env_row(step, 1, device, seconds)]
+    cpu = torch.device("cpu")
+    rows = [_row("env", 1, "uint8", cpu, time_calls(step, cpu, seconds=seconds).interval)]
     env.close()
     for count in counts:
-        batch = gym.make_vec(env_id, num_envs=count, vectorization_mode="vector_entry_point")
-        batch.reset(seed=0)
-        batch.action_space.seed(0)
-        actions = [batch.action_space.sample() for _ in range(32)]
-        turn = itertools.cycle(actions)
-        rows.append(_env_row(partial(_step_next, batch, turn), count, device, seconds))
-        batch.close()
+        with _vector_env(env_id, count, device) as step_all:
+            clock = time_calls(step_all, device, seconds=seconds)
+        rows.append(_row("env", count, "uint8", device, clock.interval))
     return rows
+
+
+def loop_row(
+    checkpoint: str,
+    env_id: str,
+    count: int,
+    device: torch.device,
+    precision: str,
+    seconds: float,
+) -> Row:
+    """Times environments and encoder together: every step's frames are encoded where they are."""
+    from benchmarks import timing
+    from genesis_rl import GenesisEncoder
+
+    encoder = GenesisEncoder.from_checkpoint(checkpoint, device=str(device), precision=precision)
+    timing.reset_peak_memory(device)
+    with _vector_env(env_id, count, device, image_size=encoder.image_size) as step_all:
+        clock = timing.time_calls(
+            lambda: encoder.encode(step_all().permute(0, 3, 1, 2)), device, seconds=seconds
+        )
+    return _row("loop", count, resolve_precision(precision, device), device, clock.interval)
+
+
+@contextmanager
+def _vector_env(
+    env_id: str, count: int, device: torch.device, **options: Any
+) -> Iterator[Callable[[], torch.Tensor]]:
+    """Yields what takes a random step in N native environments; frames stay on the device."""
+    import gymnasium as gym
+
+    import envs  # noqa: F401  registers the ids
+
+    env = gym.make_vec(
+        env_id,
+        num_envs=count,
+        vectorization_mode="vector_entry_point",
+        device=str(device),
+        tensors=True,
+        **options,
+    )
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    actions = itertools.cycle([env.action_space.sample() for _ in range(32)])
+    yield lambda: env.step(next(actions))[0]
+    env.close()
 
 
 def resolve_precision(precision: str, device: torch.device) -> Literal["fp32", "tf32", "bf16"]:
@@ -243,17 +291,6 @@ def table(rows: Sequence[Row]) -> list[str]:
             line += f"   {row['overhead']:+.1%} over the bare encoder ({row['bare_ms']:.3f} ms)"
         lines.append(line)
     return lines
-
-
-def _step_next(env: Any, actions: Iterator[Any]) -> None:
-    env.step(next(actions))
-
-
-def _env_row(step: Callable[[], object], count: int, device: torch.device, seconds: float) -> Row:
-    from benchmarks.timing import time_calls
-
-    clock = time_calls(step, device, seconds=seconds)
-    return _row("env", count, "uint8", device, clock.interval)
 
 
 def _row(

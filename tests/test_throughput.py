@@ -80,17 +80,19 @@ def checkpoint(tmp_path_factory):
 
 def test_the_command_prints_a_table_and_a_line(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 64})
-    argv = ["--what", "encode", "wrapper", "--checkpoint", checkpoint, "--batches", "1", "2"]
+    argv = ["--what", "encode", "loop", "wrapper", "--checkpoint", checkpoint]
+    argv += ["--batches", "1", "2", "--envs", "3"]
     argv += ["--device", "cpu", "--seconds", "0.05", "--results-dir", str(tmp_path)]
     throughput.main(argv)
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(row["what"], row["batch"]) for row in line["rows"]] == [
         ("encode", 1),
         ("encode", 2),
+        ("loop", 3),
         ("wrapper", 1),
     ]
     assert all(row["of_floor"] > 0 for row in line["rows"][:2])
-    assert line["rows"][2]["bare_ms"] > 0
+    assert line["rows"][3]["bare_ms"] > 0
     assert (tmp_path / "throughput.jsonl").exists()
 
 
