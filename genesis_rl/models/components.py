@@ -17,32 +17,39 @@ from genesis_rl.models.layers import (
 )
 
 
-class Components(nn.Module):
+class ComponentVae(nn.Module):
     """A small VAE that encodes and draws every slot on its own, all B x K of them as one batch.
 
-    The network is MONet's component VAE with ELU for ReLU (paper, appendix B.1).
+    Args:
+        latents: C.
+        channels: What is drawn: 3 for RGB, and what a model wants beside it.
+        image_size: H and W.
+        width: Filters of the first layer.
+        activation: ReLU in MONet, ELU in GENESIS.
     """
 
-    def __init__(self, *, mask_latents: int, latents: int, image_size: int, width: int):
+    def __init__(
+        self,
+        *,
+        latents: int,
+        channels: int,
+        image_size: int,
+        width: int,
+        activation: type[nn.Module],
+    ):
         super().__init__()
-        channels = [4, width, width, 2 * width, 2 * width]
+        filters = [4, width, width, 2 * width, 2 * width]
         layers: list[nn.Module] = []
         for i in range(4):
-            layers += [nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1), nn.ELU()]
+            layers += [nn.Conv2d(filters[i], filters[i + 1], 3, stride=2, padding=1), activation()]
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Sequential(
-            nn.Linear(channels[-1] * (image_size // 16) ** 2, 8 * width),
-            nn.ELU(),
+            nn.Linear(filters[-1] * (image_size // 16) ** 2, 8 * width),
+            activation(),
             nn.Linear(8 * width, 2 * latents),
         )
-        self.decoder = BroadcastDecoder(latents, 3, width=width, image_size=image_size)
-        hidden = 4 * mask_latents
-        self.prior_mlp = nn.Sequential(
-            nn.Linear(mask_latents, hidden),
-            nn.ELU(),
-            nn.Linear(hidden, hidden),
-            nn.ELU(),
-            nn.Linear(hidden, 2 * latents),
+        self.decoder = BroadcastDecoder(
+            latents, channels, width=width, image_size=image_size, activation=activation
         )
 
     def posterior(self, images: Tensor, log_masks: Tensor) -> Gaussian:
@@ -59,6 +66,28 @@ class Components(nn.Module):
         with full_precision(features):
             return posterior_gaussian(self.head(features).unflatten(0, (-1, slots)))
 
+    def draw(self, latents: Tensor) -> Tensor:
+        """Maps `[B, K, C]` latents to `[B, K, channels, H, W]`, unbounded and in float32."""
+        pixels = self.decoder(latents.flatten(end_dim=1)).float()
+        return pixels.unflatten(0, (-1, latents.shape[1]))
+
+
+class Components(ComponentVae):
+    """GENESIS's: MONet's component VAE with ELU for ReLU (paper, appendix B.1), and a prior."""
+
+    def __init__(self, *, mask_latents: int, latents: int, image_size: int, width: int):
+        super().__init__(
+            latents=latents, channels=3, image_size=image_size, width=width, activation=nn.ELU
+        )
+        hidden = 4 * mask_latents
+        self.prior_mlp = nn.Sequential(
+            nn.Linear(mask_latents, hidden),
+            nn.ELU(),
+            nn.Linear(hidden, hidden),
+            nn.ELU(),
+            nn.Linear(hidden, 2 * latents),
+        )
+
     def prior(self, mask_latents: Tensor) -> Gaussian:
         """Returns the prior of `[B, K, C]` component latents given `[B, K, M]` mask latents."""
         with full_precision(mask_latents):
@@ -66,5 +95,4 @@ class Components(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Draws `[B, K, C]` latents as `[B, K, 3, H, W]` RGB in [0, 1], before masking."""
-        rgb = self.decoder(latents.flatten(end_dim=1)).float().sigmoid()
-        return rgb.unflatten(0, (-1, latents.shape[1]))
+        return self.draw(latents).sigmoid()

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genesis_rl.losses.mixture import mixture_error
 from genesis_rl.models.components import Components
 from genesis_rl.models.layers import Gaussian, Norm, full_precision, monte_carlo_kl
-from genesis_rl.models.masks import Masks, strides_for
+from genesis_rl.models.masks import Masks
+from genesis_rl.models.slots import Decomposition, Inference, SlotModel, check_config
 
 
 @dataclass(frozen=True)
@@ -41,83 +42,28 @@ class GenesisConfig:
     first_std: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_slots", "mask_latents", "component_latents", "width"):
-            value, least = getattr(self, name), 2 if name == "num_slots" else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be an integer of at least {least}, but got {value!r}"
-                )
-        strides_for(self.image_size)
-        if self.norm not in ("batch", "instance"):
-            raise ValueError(f"norm must be 'batch' or 'instance', but got {self.norm!r}")
-        for name in ("std", "first_std"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, but got {value!r}")
+        check_config(self)
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """An image as K drawings and the masks that share out its pixels.
-
-    Attributes:
-        log_masks: `[B, K, 1, H, W]` which slot owns each pixel; exponentials sum to one over K.
-        components: `[B, K, 3, H, W]` RGB of each slot in [0, 1], before masking.
-        latents: `[B, K, D]` each slot's mask latent, then its component latent.
-    """
-
-    log_masks: Tensor
-    components: Tensor
-    latents: Tensor
-
-    @property
-    def masks(self) -> Tensor:
-        """`[B, K, 1, H, W]` in [0, 1]."""
-        return self.log_masks.exp()
-
-    @property
-    def canvases(self) -> Tensor:
-        """`[B, K, 3, H, W]` the image after slots 1, 1-2, ... 1-K were painted, on black."""
-        return (self.masks * self.components).cumsum(dim=1)
-
-    @property
-    def reconstruction(self) -> Tensor:
-        """`[B, 3, H, W]` the mean of the mixture."""
-        return (self.masks * self.components).sum(dim=1)
-
-
-@dataclass(frozen=True)
-class GenesisOutput(Decomposition):
+class GenesisOutput(Inference):
     """What one forward pass infers about a batch of images.
 
     Attributes:
-        error: `[B]` negative log-likelihood, in nats per image.
-        mask_kl: `[B, K]` nats spent on where each object is.
-        component_kl: `[B, K]` nats spent on what it looks like.
         mask_posterior: `[B, K, M]` inferred from the image.
         mask_prior: `[B, K, M]` expected from the slots before.
         component_posterior: `[B, K, C]` inferred from the image and the mask.
         component_prior: `[B, K, C]` expected from the mask latent.
     """
 
-    error: Tensor
-    mask_kl: Tensor
-    component_kl: Tensor
     mask_posterior: Gaussian
     mask_prior: Gaussian
     component_posterior: Gaussian
     component_prior: Gaussian
 
-    @property
-    def kl(self) -> Tensor:
-        """`[B]` nats spent on an image."""
-        return self.mask_kl.sum(dim=1) + self.component_kl.sum(dim=1)
 
-
-class Genesis(nn.Module):
+class Genesis(SlotModel):
     """Splits an image into K slots and draws each of them; or dreams such images up.
-
-    Noise is always an explicit argument: standard normal numbers `[B, K, D]`, mask latents first.
 
     Example:
         >>> model = Genesis(GenesisConfig(num_slots=3, image_size=32, width=8)).eval()
@@ -129,9 +75,9 @@ class Genesis(nn.Module):
     """
 
     def __init__(self, config: GenesisConfig | None = None):
-        super().__init__()
         config = config or GenesisConfig()
-        self.config = config
+        latent_sizes = config.mask_latents, config.component_latents
+        super().__init__(config, num_slots=config.num_slots, latent_sizes=latent_sizes)
         self.masks = Masks(
             num_slots=config.num_slots,
             latents=config.mask_latents,
@@ -145,29 +91,6 @@ class Genesis(nn.Module):
             image_size=config.image_size,
             width=config.width,
         )
-        stds = [config.first_std or config.std] + [config.std] * (config.num_slots - 1)
-        self.register_buffer("stds", torch.tensor(stds), persistent=False)  # [K]
-        self.stds: Tensor
-
-    @property
-    def num_slots(self) -> int:
-        """K."""
-        return self.config.num_slots
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input, in pixels."""
-        return self.config.image_size
-
-    @property
-    def latent_sizes(self) -> tuple[int, int]:
-        """(M, C)."""
-        return self.config.mask_latents, self.config.component_latents
-
-    @property
-    def slot_dim(self) -> int:
-        """D = M + C."""
-        return sum(self.latent_sizes)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> GenesisOutput:
         """Infers slots, draws them, and measures both error and KL.
@@ -180,7 +103,7 @@ class Genesis(nn.Module):
             ValueError: If the images have another shape.
         """
         if noise is None:
-            noise = torch.randn(len(images), self.num_slots, self.slot_dim, device=images.device)
+            noise = self.draw_noise(len(images))
         where, mask_latents, log_masks = self._infer_masks(images, noise)
         what = self.components.posterior(images, log_masks)
         component_latents = what.sample(self._split(noise)[1])
@@ -208,11 +131,6 @@ class Genesis(nn.Module):
         return torch.cat([mask_latents, what.sample(self._split(noise)[1])], dim=-1)
 
     @torch.no_grad()
-    def decompose(self, images: Tensor) -> GenesisOutput:
-        """Returns the forward pass on posterior means; no random numbers are drawn."""
-        return self(images, torch.zeros(len(images), self.num_slots, self.slot_dim).to(images))
-
-    @torch.no_grad()
     def sample(
         self,
         count: int,
@@ -231,14 +149,10 @@ class Genesis(nn.Module):
                 authors' release does when it samples (but not when it trains).
         """
         if noise is None:
-            noise = torch.randn(count, self.num_slots, self.slot_dim, device=self.stds.device)
+            noise = self.draw_noise(count)
         mask_noise, component_noise = self._split(noise)
         assert mask_noise is not None
-        latents, state = [mask_noise[:, 0]], None  # the first slot's prior is standard normal
-        for k in range(1, self.num_slots):
-            prior, state = self.masks.prior_step(latents[-1], state, squash_mean=squash_prior_means)
-            latents.append(prior.sample(mask_noise[:, k]))
-        mask_latents = torch.stack(latents, dim=1)  # [B, K, M]
+        mask_latents = self.masks.sample(mask_noise, squash_means=squash_prior_means)
         component_latents = self.components.prior(mask_latents).sample(component_noise)
         return Decomposition(
             log_masks=self.masks.decode(mask_latents),
@@ -247,12 +161,7 @@ class Genesis(nn.Module):
         )
 
     def _infer_masks(self, images: Tensor, noise: Tensor | None) -> tuple[Gaussian, Tensor, Tensor]:
-        size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"Genesis needs images [B, 3, {size}, {size}], but got {tuple(images.shape)}; "
-                "resize them, or build the model with their image_size"
-            )
+        self.check_images(images)
         where, mask_latents = self.masks.posterior(images, self._split(noise)[0])
         return where, mask_latents, self.masks.decode(mask_latents)
 

@@ -181,8 +181,17 @@ class BroadcastDecoder(nn.Module):
     come after the latent's channels.
     """
 
-    def __init__(self, latents: int, channels: int, *, width: int, image_size: int):
+    def __init__(
+        self,
+        latents: int,
+        channels: int,
+        *,
+        width: int,
+        image_size: int,
+        activation: type[nn.Module] = nn.ELU,
+    ):
         super().__init__()
+        self.activation = activation()
         self.first = nn.Conv2d(latents + 2, width, kernel_size=3)
         self.later = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3) for _ in range(3))
         self.readout = nn.Conv2d(width, channels, kernel_size=1)
@@ -200,7 +209,7 @@ class BroadcastDecoder(nn.Module):
         by_latent, by_coordinate = self.first.weight.split([z.shape[1], 2], dim=1)
         x = F.conv2d(self.coordinates, by_coordinate, self.first.bias)  # [1, width, S + 6, S + 6]
         x = x + F.linear(z, by_latent.sum(dim=(2, 3)))[:, :, None, None]
-        x = F.elu(x)
+        x = self.activation(x)
         for conv in self.later:
-            x = F.elu(conv(x))
+            x = self.activation(conv(x))
         return self.readout(x)

@@ -59,19 +59,19 @@ class ImageEncoder(nn.Sequential):
 
 
 class MaskDecoder(nn.Sequential):
-    """Mask latent -> one logit a pixel: maps `[B, M]` to `[B, 1, H, W]`."""
+    """Mask latent -> one logit a pixel, or `channels` of them: `[B, M]` -> `[B, channels, H, W]`."""
 
-    def __init__(self, latents: int, *, image_size: int, width: int, norm: Norm):
+    def __init__(self, latents: int, *, image_size: int, width: int, norm: Norm, channels: int = 1):
         strides = strides_for(image_size)[::-1]
-        channels = [2 * width, 2 * width, width, width, width, width]
+        filters = [2 * width, 2 * width, width, width, width, width]
         size = image_size // torch.tensor(strides).prod().item()
         super().__init__(
-            GatedUnflatten(latents, channels[0], size=int(size)),
+            GatedUnflatten(latents, filters[0], size=int(size)),
             *(
-                GatedDeconv(channels[i], channels[i + 1], stride=strides[i], norm=norm)
+                GatedDeconv(filters[i], filters[i + 1], stride=strides[i], norm=norm)
                 for i in range(5)
             ),
-            nn.Conv2d(channels[-1], 1, kernel_size=1),
+            nn.Conv2d(filters[-1], channels, kernel_size=1),
         )
 
 
@@ -138,6 +138,23 @@ class Masks(nn.Module):
         """Returns the prior of the slot after `previous` `[B, M]`, and the LSTM's next state."""
         state = self.prior_lstm(previous, state)
         return prior_gaussian(self.prior_head(state[0]), squash_mean=squash_mean), state
+
+    def sample(self, noise: Tensor, *, squash_means: bool = True) -> Tensor:
+        """Dreams up the mask latents of all slots, one after the other.
+
+        Args:
+            noise: `[B, K, M]` standard normal numbers.
+            squash_means: False leaves out the tanh on the prior means, as the authors' release
+                does when it samples (but not when it trains).
+
+        Returns:
+            `[B, K, M]`.
+        """
+        latents, state = [noise[:, 0]], None  # the first slot's prior is standard normal
+        for k in range(1, self.num_slots):
+            slot, state = self.prior_step(latents[-1], state, squash_mean=squash_means)
+            latents.append(slot.sample(noise[:, k]))
+        return torch.stack(latents, dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Splits every pixel among the slots: `[B, K, M]` -> log masks `[B, K, 1, H, W]`.
