@@ -142,6 +142,9 @@ def load_state(
             continue
         if manifest["config"] != config:
             raise Stop(2, f"{path} was saved with other settings than {folder / 'config.yaml'}")
+        then, now = manifest.get("versions"), versions()
+        if then != now:
+            say(f"{path.name} was saved with {then}, this is {now}: going on, but not bit for bit")
         return manifest["step"], state
     return None
 

@@ -1,6 +1,7 @@
 """A run that dies goes on as if nothing had happened, to the last bit."""
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -13,6 +14,12 @@ from genesis_rl.checkpoint import checkpoint_sha256
 from pretrain.run import main
 
 LONG = {"steps": 60, "checkpoint_every": 10}
+
+
+@pytest.fixture(autouse=True)
+def skip_slow(request):
+    if request.node.get_closest_marker("slow") and "slow" not in request.config.option.markexpr:
+        pytest.skip("takes minutes: pytest -m slow")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -110,6 +117,39 @@ def test_a_damaged_newest_state_is_passed_over(uninterrupted, tmp_path, capsys, 
     assert reason in printed
     assert "from step 50" in printed
     same_run(uninterrupted, out)
+
+
+def test_other_versions_are_mentioned(uninterrupted, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(uninterrupted, out)
+    path = out / "checkpoints" / "step_00000060.json"
+    path.write_text(path.read_text().replace('"threads": "1"', '"threads": "64"'))
+    assert main(["--resume", "--out", str(out)]) == 0
+    assert "not bit for bit" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_lose_nothing(tmp_path):
+    """A state is written at every step, so that many of the kills fall into a write."""
+    delay = random.Random(0)
+    replayed = half_written = kills = 0
+    while kills < 20:
+        flags = arguments(tmp_path, "--resume", **LONG | {"checkpoint_every": 1, "steps": 10_000})
+        process = start(flags)
+        wait_for_step(tmp_path, states(tmp_path)[-1] + 2 if kills else 2, process)
+        time.sleep(delay.uniform(0, 0.3))
+        process.kill()
+        output = finish(process)[1]
+        assert "no sound state" not in output or kills == 0
+        kills += 1
+        half_written += len(list(tmp_path.rglob(".*.tmp")))
+        replayed += metrics(tmp_path)[-1]["step"] - states(tmp_path)[-1]
+    assert half_written + replayed > 0  # otherwise no kill hit anything
+    final = states(tmp_path)[-1] + 3
+    assert finish(start(["--resume", "--out", str(tmp_path), f"--steps={final}"]))[0] == 0
+    assert main(arguments(tmp_path / "whole", **LONG | {"steps": final})) == 0
+    same_run(tmp_path / "whole", tmp_path)
+    print(f"{kills} kills, {half_written} half-written files, {replayed} steps made again")
 
 
 def test_a_run_goes_on_beyond_its_old_end(uninterrupted, tmp_path):
