@@ -13,23 +13,6 @@ GPU = pytest.mark.gpu
 CPU_AND_CUDA = ["cpu", pytest.param("cuda", marks=GPU)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine two threads are many times slower on layers this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def skip_what_cannot_run(request):
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    if request.node.get_closest_marker("slow") and "slow" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: pytest -m slow")
-
-
 class Spoilable(Engine):
     """An engine whose images, or gradients, can be spoilt from outside, in a graph too."""
 

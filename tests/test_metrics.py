@@ -138,7 +138,6 @@ def test_bad_label_maps_are_refused(true, predicted, error, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_counts_the_same_pixels():
     maps = [label_maps(*case["case"]) for case in FIXTURE["segmentation"]]
     true, predicted = batch(*(m[0] for m in maps)), batch(*(m[1] for m in maps))

@@ -200,7 +200,6 @@ def test_listing_datasets_does_not_import_torch():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("unique", [False, True])
 def test_cpu_and_cuda_make_the_same_images(unique):
     cuda = MultiDsprites("train", unique_colours=unique, device="cuda")

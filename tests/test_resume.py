@@ -7,27 +7,12 @@ import signal
 import time
 
 import pytest
-import torch
 from runs import arguments, exact, finish, metrics, start, wait_for_step
 
 from genesis_rl.checkpoint import checkpoint_sha256
 from pretrain.run import main
 
 LONG = {"steps": 60, "checkpoint_every": 10}
-
-
-@pytest.fixture(autouse=True)
-def skip_slow(request):
-    if request.node.get_closest_marker("slow") and "slow" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: pytest -m slow")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -33,15 +33,6 @@ FLAGS = "--seeds 0 --steps 32 --envs 4 --rollout 32 --batch-size 16 --epochs 1 -
 FLAGS += " --env-options max_episode_steps=5 --device cpu"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only get slower with more, above all where tests run in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(5)

@@ -15,15 +15,6 @@ from pretrain import export
 from pretrain.engine import Engine
 from pretrain.run import main
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 PICTURES = ("decomposition", "samples")
 GOLDEN = [2148.250244140625, 2091.7607421875, 2051.363037109375]
 

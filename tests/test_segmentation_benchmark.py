@@ -75,15 +75,6 @@ def test_the_choice_of_images_depends_on_the_seed_alone():
         segmentation.choose_images(10, 11, seed=0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only get slower with more, above all where tests run in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     from genesis_rl import Genesis, GenesisConfig, save_checkpoint

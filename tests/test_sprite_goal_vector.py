@@ -169,7 +169,6 @@ def test_a_mistake_in_a_call_is_answered_in_one_line():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cpu_and_cuda_play_the_same_episodes():
     cpu, cuda = (
         gym.make_vec(ID, num_envs=64, device=device, info_masks=True, info_state=True)

@@ -193,7 +193,6 @@ def test_tables_made_in_inference_mode_serve_outside_it():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cpu_and_cuda_agree_to_the_last_bit():
     scenes = random_scenes(5000)
     cuda = SpriteScene(*(getattr(scenes, name).cuda() for name in scenes.__dataclass_fields__))

@@ -61,15 +61,6 @@ def test_environments_are_timed_alone_and_together():
     assert all(row["per_second"] > 0 for row in rows)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only get slower with more, above all where tests run in parallel."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     from genesis_rl import Genesis, GenesisConfig, save_checkpoint
