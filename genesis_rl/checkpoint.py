@@ -32,7 +32,13 @@ from genesis_rl.durable import parse_json, replace_folder, to_json, write_durabl
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
-MODELS = {"genesis": ("genesis_rl.models.genesis", "Genesis", "GenesisConfig")}
+MODELS = {
+    "genesis": ("genesis_rl.models.genesis", "Genesis", "GenesisConfig"),
+    "genesis_s": ("genesis_rl.models.genesis_s", "GenesisS", "GenesisSConfig"),
+    "monet": ("genesis_rl.models.monet", "Monet", "MonetConfig"),
+    "bd_vae": ("genesis_rl.models.vae", "BdVae", "VaeConfig"),
+    "dc_vae": ("genesis_rl.models.vae", "DcVae", "VaeConfig"),
+}
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 

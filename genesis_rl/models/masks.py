@@ -5,6 +5,8 @@ Shapes: B images, K slots, H x W pixels, M mask-latent dimensions, F image featu
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,25 +50,25 @@ class ImageEncoder(nn.Sequential):
     def __init__(self, *, image_size: int, width: int, norm: Norm):
         strides = strides_for(image_size)
         channels = [3, width, width, 2 * width, 2 * width, 2 * width]
-        size = image_size // torch.tensor(strides).prod().item()
+        size = image_size // math.prod(strides)
         super().__init__(
             *(
                 GatedConv(channels[i], channels[i + 1], stride=strides[i], norm=norm)
                 for i in range(5)
             ),
-            GatedFlatten(channels[-1], 8 * width, size=int(size)),
+            GatedFlatten(channels[-1], 8 * width, size=size),
         )
 
 
 class MaskDecoder(nn.Sequential):
-    """Mask latent -> one logit a pixel, or `channels` of them: `[B, M]` -> `[B, channels, H, W]`."""
+    """Mask latent -> `channels` logits a pixel: maps `[B, M]` to `[B, channels, H, W]`."""
 
     def __init__(self, latents: int, *, image_size: int, width: int, norm: Norm, channels: int = 1):
         strides = strides_for(image_size)[::-1]
         filters = [2 * width, 2 * width, width, width, width, width]
-        size = image_size // torch.tensor(strides).prod().item()
+        size = image_size // math.prod(strides)
         super().__init__(
-            GatedUnflatten(latents, filters[0], size=int(size)),
+            GatedUnflatten(latents, filters[0], size=size),
             *(
                 GatedDeconv(filters[i], filters[i + 1], stride=strides[i], norm=norm)
                 for i in range(5)
