@@ -9,10 +9,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import Counter, Scribble, gpu, tiny_checkpoint
@@ -179,23 +179,24 @@ def test_observations_from_cuda_graphs_are_the_callers(checkpoint, wrapper):
 # --- a wrapper costs next to nothing --------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_single_wrapper_costs_at_most_a_tenth_on_top_of_the_encoder(tmp_path):
+def test_the_single_wrapper_adds_less_than_a_tenth_to_the_encoder(tmp_path):
     path = tiny_checkpoint(tmp_path, num_slots=5, image_size=64, width=32)
     env = GenesisObsWrapper(Scribble(size=(64, 64)), path, device="cpu")
     frame, _ = env.env.reset(seed=0)
-    image = torch.from_numpy(frame).permute(2, 0, 1)[None]
 
-    def best(call):
+    def best(call, repeats):
         times = []
-        for _ in range(40):
-            begin = time.thread_time()
+        for _ in range(repeats):
+            begin = time.thread_time()  # not the wall's, which other programs share
             call()
             times.append(time.thread_time() - begin)
         return min(times)
 
-    encoder = env._observer.encoder
-    bare = min(best(lambda: encoder.encode(image)) for _ in range(3))
-    wrapped = min(best(lambda: env.observation(frame)) for _ in range(3))
-    print(f"encoder {bare * 1e3:.2f} ms, wrapper {wrapped * 1e3:.2f} ms")
-    assert wrapped <= 1.1 * bare
+    encoding = best(lambda: env._observer.encoder.encode(env._observer.images(frame[None])), 10)
+    latents = env._observer.encoder.encode(env._observer.images(frame[None]))
+    env._observer.encoder = SimpleNamespace(
+        encode=lambda images, noise: latents, image_size=64, num_slots=5, latent_sizes=(64, 16)
+    )
+    wrapping = best(lambda: env.observation(frame), 500)
+    print(f"encoder {encoding * 1e3:.2f} ms, wrapper {wrapping * 1e3:.3f} ms on top")
+    assert wrapping <= 0.1 * encoding
