@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,6 +115,9 @@ def apply_quick(args: Any) -> None:
 
 def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
     """Trains the rows that the arguments name, then reports on all of them."""
+    # Environment, encoder and policy take turns on the CPU: threads that spin while they wait cost
+    # several times what they save as soon as anything else runs. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = prepare_device(args.device, args.threads)
     from benchmarks.rl_training import evaluate_random, finished, train_row
     from genesis_rl.checkpoint import checkpoint_sha256
