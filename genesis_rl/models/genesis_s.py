@@ -87,15 +87,6 @@ class GenesisS(SlotModel):
         )
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> GenesisSOutput:
-        """Infers slots, draws them, and measures both error and KL.
-
-        Args:
-            images: `[B, 3, H, W]` in [0, 1].
-            noise: `[B, K, D]`; drawn from torch's global generator if None.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
         self.check_images(images)
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior, latents = self.masks.posterior(images, noise)
@@ -115,13 +106,11 @@ class GenesisS(SlotModel):
             )
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns slot latents `[B, K, D]`: posterior means, or samples where noise is given."""
         self.check_images(images)
         return self.masks.posterior(images, noise)[1]
 
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
-        """Dreams up `count` images slot by slot. Pixels are mixture means. Use in eval mode."""
         noise = self.draw_noise(count) if noise is None else noise
         return self._draw(self.masks.sample(noise))
 

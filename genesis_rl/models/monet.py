@@ -131,15 +131,6 @@ class Monet(SlotModel):
         )
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> MonetOutput:
-        """Infers slots, draws them, and measures both error and KL.
-
-        Args:
-            images: `[B, 3, H, W]` in [0, 1].
-            noise: `[B, K, C]`; drawn from torch's global generator if None.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
         noise = self.draw_noise(len(images)) if noise is None else noise
         log_masks = self._attend(images)
         posterior = self.components.posterior(images, log_masks)
@@ -159,7 +150,6 @@ class Monet(SlotModel):
             )
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns slot latents `[B, K, C]`: posterior means, or samples where noise is given."""
         return self.components.posterior(images, self._attend(images)).sample(noise)
 
     @torch.no_grad()

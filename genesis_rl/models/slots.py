@@ -5,6 +5,7 @@ Shapes: B images, K slots, H x W pixels, M mask-latent and C component-latent di
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,11 @@ class Inference(Decomposition):
         return self.mask_kl.sum(dim=1) + self.component_kl.sum(dim=1)
 
 
-class SlotModel(nn.Module):
+class SlotModel(nn.Module, ABC):
     """A network that splits images into K slots of D numbers, and draws slots.
 
     Noise is always an explicit argument: standard normal numbers `[B, K, D]`, mask latents first;
     None draws them from torch's global generator, except in `encode`, where it means no noise.
-    Models add `forward(images, noise)`, which returns an `Inference`, `encode(images, noise)`,
-    which returns `[B, K, D]`, and `sample(count, noise)`, which returns a `Decomposition`.
 
     Args:
         config: What the network is made of; with the weights, all that a checkpoint holds.
@@ -89,6 +88,31 @@ class SlotModel(nn.Module):
         stds = [first_std] + [config.std] * (num_slots - 1)
         self.register_buffer("stds", torch.tensor(stds), persistent=False)  # [K]
         self.stds: Tensor
+
+    @abstractmethod
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Inference:
+        """Infers slots, draws them, and measures both error and KL.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            noise: `[B, K, D]`; drawn from torch's global generator if None.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+
+    @abstractmethod
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Returns slot latents `[B, K, D]`: posterior means, or samples where noise is given."""
+
+    @abstractmethod
+    def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
+        """Dreams up images. Pixels are mixture means. Use in eval mode.
+
+        Args:
+            count: B.
+            noise: `[B, K, D]`; drawn from torch's global generator if None.
+        """
 
     @torch.no_grad()
     def decompose(self, images: Tensor) -> Inference:

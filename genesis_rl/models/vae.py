@@ -66,15 +66,6 @@ class _Vae(SlotModel):
         self.decoder = decoder
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> VaeOutput:
-        """Infers the latents of an image, draws it, and measures both error and KL.
-
-        Args:
-            images: `[B, 3, H, W]` in [0, 1].
-            noise: `[B, 1, D]`; drawn from torch's global generator if None.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior = self._posterior(images)
         latents = posterior.sample(noise)
@@ -93,12 +84,10 @@ class _Vae(SlotModel):
             )
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns latents `[B, 1, D]`: posterior means, or samples where noise is given."""
         return self._posterior(images).sample(noise)
 
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
-        """Dreams up `count` images."""
         return self._draw(self.draw_noise(count) if noise is None else noise)
 
     def _posterior(self, images: Tensor) -> Gaussian:
