@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
+from genesis_rl.checkpoint import MODELS
 from genesis_rl.losses.geco import BetaWarmup, Geco
-from genesis_rl.models.genesis import Genesis, GenesisConfig
+from genesis_rl.models.slots import SlotModel
 from pretrain.config import Config
 from pretrain.data import load
 from pretrain.data.images import ImageBatch
 from pretrain.engine import Precision
 from pretrain.state import Stop
+
+# RMSprop is Adam without a first moment; what is left of Adam is the bias correction.
+BETAS = {"adam": (0.9, 0.999), "rmsprop": (0.0, 0.99)}
 
 
 def load_split(config: Config, split: str, size: int | None, device: torch.device) -> ImageBatch:
@@ -77,19 +83,18 @@ def set_up_torch(config: Config, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
 
 
-def build_model(config: Config) -> Genesis:
-    """Draws a model's first weights from the global generator."""
-    return Genesis(
-        GenesisConfig(
-            num_slots=config.num_slots,
-            image_size=config.image_size,
-            mask_latents=config.mask_latents,
-            component_latents=config.component_latents,
-            width=config.width,
-            norm=config.norm,
-            std=config.std,
-        )
-    )
+def build_model(config: Config) -> SlotModel:
+    """Draws a model's first weights from the global generator.
+
+    A model takes those of the run's settings that its own configuration has by the same name.
+    """
+    home, model, settings = MODELS[config.model]
+    module = import_module(home)
+    settings_type = getattr(module, settings)
+    names = [f.name for f in fields(settings_type) if hasattr(config, f.name)]
+    values = {name: getattr(config, name) for name in names}
+    built: SlotModel = getattr(module, model)(settings_type(**values))
+    return built
 
 
 def build_objective(config: Config) -> nn.Module:

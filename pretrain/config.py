@@ -40,14 +40,16 @@ class Config:
         data_dir: Folder of the dataset's genuine files; generated look-alikes are used without it.
         train_images: Training images to use; 0 takes the dataset's own number.
         unique_colours: Multi-dSprites: no two things in an image share a colour.
-        model: Which model to train: genesis.
-        num_slots: Slots K, the background included.
+        model: Which model to train.
+        num_slots: Slots K, the background included. The VAEs have one, whatever this says.
         image_size: Side of the square images in pixels: 32, 64 or 128.
-        mask_latents: Numbers that say where an object is.
-        component_latents: Numbers that say what it looks like.
+        mask_latents: genesis: numbers that say where an object is.
+        component_latents: genesis and monet: numbers that say what it looks like.
+        latents: genesis_s and the VAEs: numbers that say both.
         width: Filters of the first layer; all others follow.
-        norm: Normalisation of the gated convolutions.
+        norm: genesis and genesis_s: normalisation of the gated convolutions.
         std: Standard deviation of every slot's pixels, on the scale [0, 1].
+        first_std: The same for slot 1 alone; none means as the others.
         objective: geco minimises the KL once the goal is met; beta weighs it by hand.
         goal: GECO's reconstruction error to reach, in nats per pixel and channel.
         geco_step: GECO's learning rate of log beta, per nat of the summed error at 64x64 pixels.
@@ -57,7 +59,8 @@ class Config:
         beta_warmup: Fraction of the steps over which that weight grows from 0.
         steps: Updates to make in all.
         batch_size: Images per update.
-        learning_rate: Of Adam.
+        optimiser: rmsprop is Adam without momentum (betas 0 and 0.99), bias correction kept.
+        learning_rate: Of the optimiser.
         seed: Of weights, data order and noise.
         device: auto takes CUDA where there is one.
         precision: Of convolutions; losses are always float32. auto: bf16 on CUDA, fp32 on CPU.
@@ -78,14 +81,16 @@ class Config:
     data_dir: str | None = _fixed(None)
     train_images: int = _fixed(0)
     unique_colours: bool = _fixed(False)
-    model: Literal["genesis"] = _fixed("genesis")
+    model: Literal["genesis", "genesis_s", "monet", "bd_vae", "dc_vae"] = _fixed("genesis")
     num_slots: int = _fixed(5)
     image_size: int = _fixed(64)
     mask_latents: int = _fixed(64)
     component_latents: int = _fixed(16)
+    latents: int = _fixed(64)
     width: int = _fixed(32)
     norm: Literal["batch", "instance"] = _fixed("batch")
     std: float = _fixed(0.7)
+    first_std: float | None = _fixed(None)
     objective: Literal["geco", "beta"] = _fixed("geco")
     goal: float = _fixed(0.5655)
     geco_step: float = _fixed(1e-5)
@@ -95,6 +100,7 @@ class Config:
     beta_warmup: float = _fixed(0.2)
     steps: int = 500_000
     batch_size: int = _fixed(32)
+    optimiser: Literal["adam", "rmsprop"] = _fixed("adam")
     learning_rate: float = _fixed(1e-4)
     seed: int = _fixed(0)
     device: str = "auto"
@@ -123,7 +129,7 @@ class Config:
         for names, low, high in _RANGES:
             for name in names.split():
                 value = getattr(self, name)
-                if not low <= value <= high:  # NaN is outside of everything
+                if value is not None and not low <= value <= high:  # NaN is outside of everything
                     raise ConfigError(f"{name} must be between {low} and {high}, but got {value}")
 
     @property
@@ -149,8 +155,8 @@ class Config:
 
 _RANGES: list[tuple[str, float, float]] = [
     ("num_slots", 2, 64),
-    ("mask_latents component_latents width", 1, 1024),
-    ("std", 1e-3, 10),
+    ("mask_latents component_latents latents width", 1, 1024),
+    ("std first_std", 1e-3, 10),
     ("goal", -10, 10),
     ("geco_step", 0, 1),
     ("geco_speedup", 1, 1e4),

@@ -67,6 +67,7 @@ class Engine:
         images: `[N, H, W, 3]` uint8, on the model's device.
         batch_size: B.
         learning_rate: Of Adam.
+        betas: Of Adam.
         seed: Of the order of the images. Noise comes from torch's global generator.
         precision: Of the convolutions on CUDA; the losses are float32.
         compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
@@ -81,6 +82,7 @@ class Engine:
         *,
         batch_size: int,
         learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
         seed: int = 0,
         precision: Precision = "fp32",
         compile: bool = False,
@@ -101,7 +103,7 @@ class Engine:
         # A tensor, because a captured graph would keep a number for ever.
         self.learning_rate = torch.tensor(learning_rate, device=self.device)
         self.optimizer = torch.optim.Adam(
-            self._parameters, lr=self.learning_rate, fused=True, capturable=cuda
+            self._parameters, lr=self.learning_rate, betas=betas, fused=True, capturable=cuda
         )
         # Adam skips the update, its step count included, where this is one: GradScaler's mechanism.
         self._skip = torch.ones((), device=self.device)

@@ -19,7 +19,7 @@ def validate(
     """Measures error and KL on samples, segmentation on posterior means. The model stays as it is.
 
     Args:
-        model: Genesis, in whatever mode.
+        model: Any of the models, in whatever mode.
         images: `[N, H, W, 3]` uint8, on the model's device.
         masks: `[N, H, W]` integers, 0 for the background; None for data without ground truth.
         autocast: Called for a context: the precision of the convolutions.

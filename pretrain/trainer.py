@@ -18,6 +18,7 @@ from torch import nn
 from genesis_rl.checkpoint import save_checkpoint
 from genesis_rl.durable import replace_file, to_json
 from pretrain.assembly import (
+    BETAS,
     build_model,
     build_objective,
     load_split,
@@ -99,6 +100,7 @@ class Trainer:
             training.images,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
+            betas=BETAS[config.optimiser],
             seed=config.seed,
             precision=self.precision,
             compile=config.compile == "on"

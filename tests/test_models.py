@@ -120,6 +120,16 @@ def test_training_reaches_every_weight(case: Case):
     assert unused == {name for name in model.state_dict() if is_normalised_bias(name, model)}
 
 
+def test_half_precision_is_for_convolutions_only(tiny: SlotModel):
+    images, noise = torch.rand(2, 3, 32, 32), noise_for(tiny, 2)
+    exact = tiny(images, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = tiny(images, noise)
+    for name in ("error", "mask_kl", "component_kl", "log_masks", "components", "latents"):
+        assert getattr(output, name).dtype == torch.float32, name
+    torch.testing.assert_close(output.error, exact.error, rtol=0.01, atol=0)
+
+
 def test_a_checkpoint_gives_the_same_model_back(tiny: SlotModel, tmp_path):
     images = torch.rand(2, 3, 32, 32)
     again = load_checkpoint(save_checkpoint(tmp_path / "model", tiny))
