@@ -55,16 +55,18 @@ def decompose(picture: Path, *, frames: int = 4) -> None:
     import gymnasium as gym
     import numpy as np
 
-    from genesis_rl import GenesisObsWrapper, render_slots
+    from genesis_rl import GenesisObsWrapper
 
-    env = GenesisObsWrapper(gym.make(ENVIRONMENT, render_mode="rgb_array"))
+    env = GenesisObsWrapper(gym.make(ENVIRONMENT))
     rows = []
     for seed in range(frames):
         observation, _ = env.reset(seed=seed)
-        rows.append(render_slots(env.render()))
+        rows.append(env.render_slots())
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
-    print(f"frame [64, 64, 3] -> observation {list(observation.shape)}: {observation[:4]} ...")
+    print(
+        f"a frame becomes an observation {list(observation.shape)}: {observation[:4].round(2)} ..."
+    )
     print(f"frame | reconstruction | masks | components: {picture}")
     env.close()
 
