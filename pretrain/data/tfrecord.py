@@ -1,0 +1,277 @@
+"""TFRecord files without TensorFlow: framing, checksums, GZIP, random access, and no trust.
+
+A record is a little-endian uint64 length, the masked CRC-32C of these 8 bytes, the payload, and
+the masked CRC-32C of the payload. There is no header, footer or index. Every checksum is checked,
+and a length is compared with the file's before a byte of it is allocated.
+"""
+
+import gzip
+import hashlib
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple, cast
+
+import google_crc32c
+import numpy as np
+
+OnCorrupt = Literal["stop", "skip"]
+
+MAX_RECORD = 1 << 26  # bytes; the largest genuine records have 3 MB (300 frames of 84 x 84 pixels)
+MAX_LOSS = 0.001  # of all records; more damage than that is no accident to read past
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+class RecordError(ValueError):
+    """A damaged record, named by file, number and the byte at which it begins."""
+
+    def __init__(self, path: Path, number: int, offset: int, what: str):
+        super().__init__(f"{path}: record {number} at byte {offset}: {what}")
+        self.path, self.number, self.offset = path, number, offset
+
+
+class Record(NamedTuple):
+    """One record: its number within the file, the byte at which it begins, and its payload."""
+
+    number: int
+    offset: int
+    payload: bytes
+
+
+class Summary(NamedTuple):
+    """What was written to a file."""
+
+    records: int
+    bytes: int
+    sha256: str
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of TFRecord files: CRC-32C, rotated and shifted."""
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame_record(payload: bytes) -> bytes:
+    """A payload with its length and checksums around it."""
+    length = struct.pack("<Q", len(payload))
+    ends = _CRC.pack(masked_crc32c(length)), _CRC.pack(masked_crc32c(payload))
+    return length + ends[0] + payload + ends[1]
+
+
+def write_records(path: Path, payloads: Iterable[bytes]) -> Summary:
+    """Writes an uncompressed file, which appears under its name only when it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest, count, size = hashlib.sha256(), 0, 0
+    try:
+        with temporary.open("wb") as file:
+            for payload in payloads:
+                record = frame_record(payload)
+                file.write(record)
+                digest.update(record)
+                count, size = count + 1, size + len(record)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Summary(count, size, digest.hexdigest())
+
+
+class Losses:
+    """Counts the records that were left out, and gives up when they are too many.
+
+    Args:
+        on_corrupt: "stop" raises at the first damaged record; "skip" leaves it out, with a warning
+            for every file, as long as at most 0.1 % of all records are damaged.
+    """
+
+    def __init__(self, on_corrupt: OnCorrupt = "stop"):
+        if on_corrupt not in ("stop", "skip"):
+            raise ValueError(f"on_corrupt needs to be 'stop' or 'skip', but is {on_corrupt!r}.")
+        self.on_corrupt = on_corrupt
+        self.lost = self.seen = 0
+        self._first: RecordError | None = None
+
+    def add(self, error: RecordError) -> None:
+        """Takes note of a damaged record, or raises it."""
+        if self.on_corrupt == "stop":
+            raise error
+        self.lost += 1
+        self._first = self._first or error
+
+    def end_file(self, path: Path, records: int, lost: int) -> None:
+        """Takes note of a file's end; raises if too much is damaged by now."""
+        self.seen += records
+        if self.lost > MAX_LOSS * self.seen:
+            raise ValueError(
+                f"{self._first}; {self.lost} of {self.seen} records are damaged, more than "
+                f"{MAX_LOSS:.1%}. Copy the files again."
+            )
+        if lost:
+            warnings.warn(
+                f"{path}: {lost} of {records} records are damaged and left out", stacklevel=3
+            )
+
+
+def read_records(path: Path, losses: Losses | None = None) -> Iterator[Record]:
+    """Reads a plain or GZIP file from its beginning to its end.
+
+    Raises:
+        RecordError: A record is damaged. With `on_corrupt="skip"` one with a sound length is left
+            out; after a damaged length, or in a damaged GZIP stream, nothing can be found again.
+    """
+    losses = losses or Losses()
+    lost, number, offset = losses.lost, 0, 0
+    with path.open("rb", buffering=1 << 20) as raw:
+        size = os.fstat(raw.fileno()).st_size
+        stream, size = (raw, size) if not _is_gzip(raw) else (gzip.GzipFile(fileobj=raw), 1 << 62)
+        try:
+            while header := stream.read(_HEADER.size):
+                length = _length(header, size - offset)
+                payload, crc = stream.read(length), stream.read(4)
+                if problem := _payload_problem(payload, crc, length):
+                    losses.add(RecordError(path, number, offset, problem))
+                else:
+                    yield Record(number, offset, payload)
+                number, offset = number + 1, offset + length + 16
+        except RecordError:
+            raise
+        except (ValueError, EOFError, OSError, zlib.error) as error:
+            raise RecordError(path, number, offset, str(error)) from error
+    losses.end_file(path, number, losses.lost - lost)
+
+
+class RecordFile:
+    """Random access to an uncompressed file, by an index that is made when it is first needed.
+
+    Args:
+        path: The file.
+        losses: What to do with damage. "skip" reads the whole file to make the index, so that
+            numbers count sound records only.
+    """
+
+    def __init__(self, path: Path, losses: Losses | None = None):
+        self.path, self._losses = path, losses or Losses()
+        self._offsets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """`[records]` int64: the byte at which each record begins."""
+        if self._offsets is None:
+            with self.path.open("rb") as file:
+                index = self._skim(file) if self._losses.on_corrupt == "stop" else self._sift(file)
+            self._offsets = np.array(index, dtype=np.int64)
+        return self._offsets
+
+    def read(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """The payloads of these records, checked. Safe to call from several threads at once."""
+        offsets = self.offsets
+        with self.path.open("rb") as file:
+            handle = file.fileno()
+            size = os.fstat(handle).st_size
+            for number in numbers:
+                offset = int(offsets[number])
+                try:
+                    yield _read_at(handle, offset, size)
+                except ValueError as error:
+                    raise RecordError(self.path, number, offset, str(error)) from error
+
+    def _skim(self, file: BinaryIO) -> list[int]:
+        """Hops from header to header; payloads are checked when they are read."""
+        handle, offset = file.fileno(), 0
+        size = os.fstat(handle).st_size
+        index: list[int] = []
+        while offset < size:
+            try:
+                length = _length(os.pread(handle, _HEADER.size, offset), size - offset)
+            except ValueError as error:
+                raise RecordError(self.path, len(index), offset, str(error)) from error
+            index.append(offset)
+            offset += length + 16
+        self._losses.end_file(self.path, len(index), 0)
+        return index
+
+    def _sift(self, file: BinaryIO) -> list[int]:
+        """Reads everything, and leaves out what is damaged."""
+        handle, offset, lost = file.fileno(), 0, 0
+        size = os.fstat(handle).st_size
+        index: list[int] = []
+        while offset < size:
+            number, end = len(index) + lost, None
+            try:
+                end = offset + _length(os.pread(handle, _HEADER.size, offset), size - offset) + 16
+                _read_at(handle, offset, size)
+                index.append(offset)
+            except ValueError as error:
+                self._losses.add(RecordError(self.path, number, offset, str(error)))
+                lost += 1
+            offset = end or _next_record(handle, offset, size)
+        self._losses.end_file(self.path, len(index) + lost, lost)
+        return index
+
+
+def _read_at(handle: int, offset: int, size: int) -> bytes:
+    """The payload of the record at this byte."""
+    length = _length(os.pread(handle, _HEADER.size, offset), size - offset)
+    payload = os.pread(handle, length, offset + _HEADER.size)
+    crc = os.pread(handle, 4, offset + _HEADER.size + length)
+    if problem := _payload_problem(payload, crc, length):
+        raise ValueError(problem)
+    return payload
+
+
+def _next_record(handle: int, offset: int, size: int) -> int:
+    """The nearest byte after a damaged record at which a sound header begins."""
+    start = offset + 1
+    window = os.pread(handle, 1 << 20, start)
+    # The upper half of a length is zero: only there is a checksum worth its time.
+    found = window.find(b"\0\0\0\0", 4)
+    while found >= 0:
+        begin = found - 4
+        try:
+            _length(window[begin : begin + _HEADER.size], size - start - begin)
+        except ValueError:
+            found = window.find(b"\0\0\0\0", found + 1)
+        else:
+            return start + begin
+    return size if start + len(window) >= size else start + len(window) - _HEADER.size
+
+
+def _length(header: bytes, rest: int) -> int:
+    """The length that a header announces, if it can be believed."""
+    if len(header) < _HEADER.size:
+        raise ValueError(f"the file ends within the record's header ({len(header)} of 12 bytes)")
+    length, crc = _HEADER.unpack(header)
+    if masked_crc32c(header[:8]) != crc:
+        raise ValueError("its length does not match its checksum; the file is damaged")
+    if length > MAX_RECORD:
+        raise ValueError(f"it announces {length} bytes, more than the {MAX_RECORD} allowed")
+    if length + 16 > rest:
+        raise ValueError(f"it announces {length} bytes, but the file ends {rest} bytes after it")
+    return cast(int, length)
+
+
+def _payload_problem(payload: bytes, crc: bytes, length: int) -> str | None:
+    if len(payload) < length or len(crc) < 4:
+        return f"the file ends within its {length} bytes"
+    if masked_crc32c(payload) != _CRC.unpack(crc)[0]:
+        return "its payload does not match its checksum; the file is damaged"
+    return None
+
+
+def _is_gzip(file: BinaryIO) -> bool:
+    """Whether a file is compressed. A sound header wins: a length may begin with GZIP's bytes."""
+    start = file.read(_HEADER.size)
+    file.seek(0)
+    if start[:2] != b"\x1f\x8b":
+        return False
+    return len(start) < 12 or masked_crc32c(start[:8]) != _HEADER.unpack(start)[1]
