@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 DATASETS = {
     "multi_dsprites": "pretrain.data.multi_dsprites:MultiDsprites",
     "gqn": "pretrain.data.gqn:Gqn",
+    "shapestacks": "pretrain.data.shapestacks:ShapeStacks",
 }
 
 
