@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pretrain.provenance import commit, device_name
 
 if TYPE_CHECKING:
     import torch
@@ -90,15 +91,6 @@ def prepare_device(name: str, threads: int | None = None) -> torch.device:
     return device
 
 
-def device_name(device: torch.device) -> str:
-    """Names the hardware: the GPU, or the CPU and the number of threads in use."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
-
-
 def save_result(
     name: str,
     values: dict[str, Any],
@@ -157,20 +149,6 @@ def command(name: str, argv: Sequence[str] | None = None) -> str:
     return f"python -m benchmarks.{name} {shlex.join(kept)}".strip()
 
 
-def commit() -> str:
-    """Returns the short hash of the checkout, with `-dirty` if tracked code differs from it.
-
-    Outside a git checkout it is the variable GENESIS_RL_COMMIT, or "unknown".
-    """
-    try:
-        sha = _git("rev-parse", "--short=10", "HEAD")
-        # The results themselves do not change what is measured.
-        changed = _git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results", ":!*.md")
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("GENESIS_RL_COMMIT", "unknown")
-    return f"{sha}-dirty" if changed else sha
-
-
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Appends one JSON object to a file of lines, in a single write."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,13 +170,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} has a line that is not JSON ({error}); remove it") from None
 
 
-def _git(*arguments: str) -> str:
-    result = subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
-    )
-    return result.stdout.strip()
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
@@ -207,13 +178,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

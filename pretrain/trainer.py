@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 import time
 import warnings
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from pretrain.config import Config
 from pretrain.engine import Engine, Readings
 from pretrain.evaluation import to_float, validate
 from pretrain.logs import Logs
+from pretrain.provenance import commit, device_name
 from pretrain.signals import Signals
 from pretrain.state import (
     DISK_FULL,
@@ -107,6 +106,7 @@ class Trainer:
             or (config.compile == "auto" and self.device.type == "cuda"),
         )
         self.rollbacks = 0
+        self.seconds_before = 0.0  # spent by the processes that this one continues
         self.ari_fg = ""
         self.saved_at = -1
         self.skipped: deque[tuple[int, int]] = deque([(0, 0)])  # (step, skipped so far)
@@ -238,7 +238,12 @@ class Trainer:
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise Stop(4, f"{name} is not finite at step {step}; nothing was saved")
-        state = {"engine": self.engine.state_dict(), "rollbacks": self.rollbacks}
+        seconds = self.seconds_before + time.monotonic() - self.began
+        state = {
+            "engine": self.engine.state_dict(),
+            "rollbacks": self.rollbacks,
+            "seconds": seconds,
+        }
         fingerprint = self.config.fingerprint()
         save_state(self.folder, state, step=step, config=fingerprint, keep=self.config.keep)
         metadata = {
@@ -248,6 +253,9 @@ class Trainer:
             "batch_size": self.config.batch_size,
             "learning_rate": self.config.learning_rate,
             "precision": self.precision,
+            "device": device_name(self.device),
+            "minutes": round(seconds / 60, 1),
+            "commit": commit(),
         }
         save_checkpoint(self.folder / "model", self.model, metadata=metadata)
         self.saved_at = step
@@ -261,7 +269,7 @@ class Trainer:
             return
         step, state = found
         self.engine.load_state_dict(state["engine"])
-        self.rollbacks = state["rollbacks"]
+        self.rollbacks, self.seconds_before = state["rollbacks"], state["seconds"]
         self.skipped = deque([(step, int(self.engine.read_skipped()))])
         _say(f"continuing {self.folder} from step {step:,}")
 
@@ -308,12 +316,11 @@ class Trainer:
         return (time.monotonic() - self.began) / 60
 
     def _note_environment(self) -> None:
-        cuda = self.device.type == "cuda"
         facts = {
             "versions": versions(),
-            "device": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            "device": device_name(self.device),
             "platform": platform.platform(),
-            "commit": _commit(),
+            "commit": commit(),
             "command": sys.argv,
             "step": self.engine.steps_done,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -327,16 +334,6 @@ class _Diverged(Exception):
 
 def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _commit() -> str | None:
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        here = Path(__file__).parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import common
+from pretrain import provenance
 
 CPU = torch.device("cpu")
 
@@ -40,11 +41,11 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 
 def test_commit_outside_a_checkout_comes_from_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.delenv("GENESIS_RL_COMMIT", raising=False)
-    assert common.commit() == "unknown"
+    assert provenance.commit() == "unknown"
     monkeypatch.setenv("GENESIS_RL_COMMIT", "abc123")
-    assert common.commit() == "abc123"
+    assert provenance.commit() == "abc123"
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
