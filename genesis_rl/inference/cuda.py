@@ -105,7 +105,7 @@ class CudaRuntime(Runtime):
         seen = (count, kind)
         self._repeats = self._repeats + 1 if seen == self._latest else 0
         self._latest = seen
-        captured = [size for size, other in self._graphs if other == kind and size <= self.chunk]
+        captured = [size for size, other in self._graphs if other == kind]
         if self._repeats >= _REPEATS and count not in captured:
             return [count]
         return plan(count, captured)
@@ -132,9 +132,10 @@ class CudaRuntime(Runtime):
             # Heuristics choose algorithms for fp32: some of the fastest are not exact enough.
             with precision_of(self._precision, benchmark=self._precision != "fp32"):
                 graph = _Graph(self.network, size, self._size, kind, self._pool)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            # Lack of memory in the middle of a capture surfaces as the failure to end it.
+            if torch.OutOfMemoryError in (type(error), type(error.__context__)):
+                raise torch.OutOfMemoryError(str(error)) from None
             self._graphs_work = False
             _warn(f"CUDA graphs are unavailable, so small batches are slower: {_line(error)}")
             return None

@@ -17,6 +17,12 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 # the runtime would wait, do not exist in it.
 _FIRST_PROCESS = os.getpid()
 
+_FORKED = (
+    "CUDA cannot be used in a process forked from one that has used it: start the workers with "
+    "'spawn' or 'forkserver', or encode all environments at once in the main process with "
+    "GenesisVectorObsWrapper or GenesisVecEnvWrapper, or pass device='cpu'"
+)
+
 # Bytes of the largest activation on the CPU. More of them than this leave the cache, and are asked
 # of the operating system afresh each time; for the default model it is two images.
 _CPU_ACTIVATIONS = 9 << 20
@@ -122,17 +128,15 @@ def resolve_device(name: str) -> torch.device:
         RuntimeError: If CUDA was asked for and is absent, or cannot be used in a forked process.
     """
     if name != "cpu" and torch.cuda._is_in_bad_fork():
-        raise RuntimeError(
-            "CUDA cannot be used in a process forked from one that has used it: start the workers "
-            "with 'spawn' or 'forkserver', or encode all environments at once in the main process "
-            "with GenesisVectorObsWrapper or GenesisVecEnvWrapper, or pass device='cpu'"
-        )
+        raise RuntimeError(_FORKED)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 and os.getpid() != _FIRST_PROCESS:
+        raise RuntimeError(f"device={name!r} was asked for, but torch sees none here. {_FORKED}")
     if count == 0:
         raise RuntimeError(
             f"device={name!r} was asked for, but torch sees no CUDA device; use device='cpu' or "

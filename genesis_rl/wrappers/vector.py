@@ -72,7 +72,8 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         checkpoint = str(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.vector.VectorWrapper.__init__(self, env)
-        if "autoreset_mode" not in env.metadata:
+        # Gymnasium 1.0 has next-step autoreset only, and does not say so.
+        if "autoreset_mode" not in env.metadata and hasattr(gym.vector, "AutoresetMode"):
             warnings.warn(
                 "GenesisVectorObsWrapper: the environment's metadata has no 'autoreset_mode'; "
                 "next-step autoreset is assumed",
