@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # By name rather than by class, so that listing them for `--help` does not import torch.
 DATASETS = {
     "multi_dsprites": "pretrain.data.multi_dsprites:MultiDsprites",
+    "dm_multi_dsprites": "pretrain.data.dm_multi_dsprites:DmMultiDsprites",
     "gqn": "pretrain.data.gqn:Gqn",
     "shapestacks": "pretrain.data.shapestacks:ShapeStacks",
 }
