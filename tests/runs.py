@@ -75,3 +75,9 @@ def exact(folder: Path) -> list[tuple]:
     """What must not differ by one bit: step, loss, error, KL and beta in hexadecimal."""
     names = ("step", "loss_hex", "error_hex", "kl_hex", "beta_hex")
     return [tuple(line[name] for name in names) for line in metrics(folder, "train")]
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """The weights alone: the configuration beside them notes how long training took."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    return manifest["files"]["model.safetensors"]["sha256"]

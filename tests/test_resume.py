@@ -7,9 +7,8 @@ import signal
 import time
 
 import pytest
-from runs import arguments, exact, finish, metrics, start, wait_for_step
+from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
 
-from genesis_rl.checkpoint import checkpoint_sha256
 from pretrain.run import main
 
 LONG = {"steps": 60, "checkpoint_every": 10}
@@ -29,7 +28,7 @@ def states(out):
 
 def same_run(first, second):
     assert exact(first) == exact(second)
-    assert checkpoint_sha256(first / "model") == checkpoint_sha256(second / "model")
+    assert weights_sha256(first / "model") == weights_sha256(second / "model")
 
 
 def test_kill_9_changes_nothing_but_the_time(uninterrupted, tmp_path):
