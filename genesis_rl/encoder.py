@@ -85,7 +85,7 @@ def open_encoder(
 
 
 class GenesisEncoder:
-    """A frozen GENESIS that maps images to slot latents, and never changes.
+    """A frozen GENESIS (or any other of the models) that maps images to slot latents.
 
     Not an `nn.Module`: whichever policy holds it, it is neither trained nor saved nor moved with
     it. Use `from_checkpoint`.
@@ -107,15 +107,17 @@ class GenesisEncoder:
 
     def __init__(self, checkpoint: Path, device: str, precision: str):
         entry = read_config(checkpoint)
-        if entry["model"] != "genesis":
-            raise ValueError(f"{checkpoint} holds a {entry['model']!r} model, not a GENESIS")
         config = entry["config"]
         self.checkpoint = checkpoint
         self.sha256 = checkpoint_sha256(checkpoint)  # reads it all: better now than mid-episode
         self.metadata: dict[str, Any] = entry["metadata"]
         self.image_size: int = config["image_size"]
-        self.num_slots: int = config["num_slots"]
-        self.latent_sizes: tuple[int, int] = config["mask_latents"], config["component_latents"]
+        if entry["model"] == "genesis":
+            self.num_slots: int = config["num_slots"]
+            self.latent_sizes: tuple[int, int] = config["mask_latents"], config["component_latents"]
+        else:  # only the model itself knows which of its numbers are slots and latents
+            model = load_checkpoint(checkpoint)
+            self.num_slots, self.latent_sizes = model.num_slots, model.latent_sizes
         self.slot_dim: int = sum(self.latent_sizes)
         self.precision = precision
         self._device = device
@@ -168,7 +170,7 @@ class GenesisEncoder:
         return self._encode(images, noise, mask_only=False)
 
     def encode_masks(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns mask latents alone, `[B, K, M]`, at a sixth of the cost."""
+        """Returns mask latents alone, `[B, K, M]`; for GENESIS at a sixth of the cost."""
         return self._encode(images, noise, mask_only=True)
 
     def train(self, mode: bool = True) -> GenesisEncoder:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genesis_rl.checkpoint import MANIFEST, load_checkpoint, resolve_checkpoint
 from genesis_rl.encoder import GenesisEncoder
-from genesis_rl.models.genesis import Decomposition, Genesis
+from genesis_rl.models.slots import Decomposition, SlotModel
 from genesis_rl.wrappers.frames import FrameFormat
 
 # Okabe and Ito's colours, which colour-blind people tell apart too; one a slot, in this order.
@@ -36,9 +36,9 @@ _BORDER = 255
 
 
 def render_slots(
-    frame: Any, checkpoint: str | os.PathLike[str] | GenesisEncoder | Genesis, *, scale: int = 2
+    frame: Any, checkpoint: str | os.PathLike[str] | GenesisEncoder | SlotModel, *, scale: int = 2
 ) -> NDArray[np.uint8]:
-    """Returns a picture of a frame and of what a GENESIS makes of it, ready for a video.
+    """Returns a picture of a frame and of what a model makes of it, ready for a video.
 
     From left to right: the frame as the encoder sees it, its reconstruction, the frame tinted by
     slot, K masks in their slots' tints, K components. All pictures of a model have the same size.
@@ -49,7 +49,7 @@ def render_slots(
             at the first picture and kept.
         scale: Side of the square that shows a pixel.
     """
-    if isinstance(checkpoint, Genesis):
+    if isinstance(checkpoint, SlotModel):
         model = checkpoint
     elif isinstance(checkpoint, GenesisEncoder):
         model = full_model(checkpoint.checkpoint)
@@ -62,7 +62,7 @@ def render_slots(
     return picture_of(form.to_images(frame[None], model.image_size), model, scale=scale)
 
 
-def picture_of(images: Tensor, model: Genesis, *, scale: int = 2) -> NDArray[np.uint8]:
+def picture_of(images: Tensor, model: SlotModel, *, scale: int = 2) -> NDArray[np.uint8]:
     """Returns the decomposition of uint8 `[B, 3, S, S]` images by a model, as one picture."""
     if model.training:
         raise ValueError("pictures need the model in eval mode: call model.eval() first")
@@ -120,7 +120,7 @@ def slot_colours(count: int) -> list[tuple[int, int, int]]:
     return colours
 
 
-def full_model(id_or_path: str | os.PathLike[str]) -> Genesis:
+def full_model(id_or_path: str | os.PathLike[str]) -> SlotModel:
     """Returns a checkpoint's whole model, on the CPU; loaded once per content."""
     folder = resolve_checkpoint(id_or_path).resolve()
     manifest = folder / MANIFEST
@@ -129,8 +129,6 @@ def full_model(id_or_path: str | os.PathLike[str]) -> Genesis:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: str, content: str) -> Genesis:
-    model = load_checkpoint(folder)
-    if not isinstance(model, Genesis):
-        raise TypeError(f"{folder} holds a {type(model).__name__}, but pictures need a Genesis")
+def _load(folder: str, content: str) -> SlotModel:
+    model: SlotModel = load_checkpoint(folder)
     return model

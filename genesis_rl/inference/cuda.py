@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from genesis_rl.inference.layers import CHANNELS_LAST, Operations, PlainOperations
-from genesis_rl.inference.network import LeanGenesis
+from genesis_rl.inference.network import Frozen, FrozenModel, LeanGenesis
 from genesis_rl.inference.runtime import Runtime
 from genesis_rl.models.genesis import Genesis
+from genesis_rl.models.slots import SlotModel
 
 _CHUNK = 512  # 1.6 GB of activations for 64 x 64 pixels and 5 slots in bfloat16
 _MOST_GRAPHS = 12
@@ -67,11 +68,14 @@ class CudaRuntime(Runtime):
         captures: How many graphs have been captured so far.
     """
 
-    def __init__(self, model: Genesis, device: torch.device, precision: str):
-        operations = _operations(device)
+    def __init__(self, model: SlotModel, device: torch.device, precision: str):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        network = LeanGenesis(model, dtype=dtype, operations=operations).to(device)
-        super().__init__(network, device, _CHUNK)
+        network: Frozen
+        if isinstance(model, Genesis):
+            network = LeanGenesis(model, dtype=dtype, operations=_operations(device))
+        else:
+            network = FrozenModel(model, dtype)
+        super().__init__(network.to(device), device, _CHUNK)
         self.captures = 0
         self._size = model.image_size
         self._precision = precision
@@ -154,7 +158,7 @@ class CudaRuntime(Runtime):
 class _Graph:
     """The encoder's kernels for one batch size, and the memory they read and write."""
 
-    def __init__(self, network: LeanGenesis, count: int, size: int, kind: Kind, pool: Any):
+    def __init__(self, network: Frozen, count: int, size: int, kind: Kind, pool: Any):
         device = network.white.device
         pixels = torch.zeros(count, size, size, 3, dtype=kind.dtype, device=device)
         self.images = pixels.permute(0, 3, 1, 2)

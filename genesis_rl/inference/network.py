@@ -1,6 +1,6 @@
-"""GENESIS stripped to what an observation needs: image -> slot latents, nothing else.
+"""Networks that can do nothing but encode: GENESIS stripped to that, other models as they are.
 
-Like `Genesis.encode` it leaves out the last slot's mask, the component decoder, priors and losses.
+Like `Genesis.encode`, the stripped one leaves out the last slot's mask, the component decoder, priors and losses.
 Beyond that, batch norms are folded into the convolutions, everything stays channels-last, and a
 convolution's bias and activation take one pass over memory instead of three.
 
@@ -8,6 +8,8 @@ Shapes: B images, K slots, S x S pixels, M mask-latent and C component-latent di
 """
 
 from __future__ import annotations
+
+import abc
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +32,79 @@ from genesis_rl.models.layers import (
     Gaussian,
     posterior_gaussian,
 )
+from genesis_rl.models.slots import SlotModel
 
 
-class LeanGenesis(nn.Module):
-    """A frozen copy of `Genesis` that can do nothing but encode.
+class Frozen(nn.Module, abc.ABC):
+    """A network without train mode that maps images to latents.
+
+    Attributes:
+        num_slots: K.
+        slot_dim: D.
+        mask_latents: M.
+    """
+
+    white: Tensor
+
+    def __init__(self, model: SlotModel):
+        super().__init__()
+        self.num_slots, self.slot_dim = model.num_slots, model.slot_dim
+        self.mask_latents = model.latent_sizes[0]
+        self.register_buffer("white", torch.tensor(255.0))
+
+    @abc.abstractmethod
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, *, mask_only: bool = False
+    ) -> Tensor:
+        """Returns posterior means `[B, K, D]`, or samples where noise is given.
+
+        Args:
+            images: `[B, 3, S, S]`, uint8 or float in [0, 1].
+            noise: `[B, K, D]` standard normal numbers.
+            mask_only: Returns mask latents alone, `[B, K, M]`.
+        """
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in eval mode, whoever's submodule this becomes."""
+        return super().train(False)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Maps images to float32 in [0, 1]."""
+        x = images.float()
+        # CUDA divides by a Python number by multiplying with its reciprocal. Dividing by a tensor
+        # is exact, so a uint8 frame and its float twin have the same latents.
+        return x / self.white if images.dtype == torch.uint8 else x
+
+
+class FrozenModel(Frozen):
+    """Any model, as it is.
+
+    Args:
+        model: Which becomes part of this.
+        dtype: What its convolutions compute in.
+    """
+
+    def __init__(self, model: SlotModel, dtype: torch.dtype):
+        super().__init__(model)
+        self.model = model.requires_grad_(False)
+        self.dtype = dtype
+        self.train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, *, mask_only: bool = False
+    ) -> Tensor:
+        """See `Frozen`."""
+        x = self.pixels(images).contiguous(memory_format=CHANNELS_LAST)
+        low = self.dtype != torch.float32
+        # A cache of weights would outlive the CUDA graph whose memory it is in.
+        with torch.autocast(x.device.type, self.dtype, enabled=low, cache_enabled=False):
+            latents = self.model.encode(x, noise)
+        return latents[..., : self.mask_latents] if mask_only else latents
+
+
+class LeanGenesis(Frozen):
+    """A frozen copy of `Genesis` without what encoding does not need.
 
     Args:
         model: Whose weights to take.
@@ -47,7 +118,6 @@ class LeanGenesis(nn.Module):
     unflatten_bias: Tensor
     readout_weight: Tensor
     readout_bias: Tensor
-    white: Tensor
 
     def __init__(
         self,
@@ -57,11 +127,9 @@ class LeanGenesis(nn.Module):
         operations: Operations | None = None,
         winograd: bool = False,
     ):
-        super().__init__()
+        super().__init__(model)
         self.dtype = dtype
         self.operations: Operations = operations or PlainOperations()
-        self.num_slots, self.slot_dim = model.num_slots, model.slot_dim
-        self.mask_latents = model.latent_sizes[0]
         masks, components = model.masks, model.components
 
         def gated(stack: nn.Sequential) -> nn.ModuleList:
@@ -96,25 +164,14 @@ class LeanGenesis(nn.Module):
             for linear in components.head
             if isinstance(linear, nn.Linear)
         )
-        self.register_buffer("white", torch.tensor(255.0))
         self.train(False)
-
-    def train(self, mode: bool = True) -> LeanGenesis:
-        """Stays in eval mode, whoever's submodule this becomes."""
-        return super().train(False)
 
     @torch.no_grad()
     def forward(
         self, images: Tensor, noise: Tensor | None = None, *, mask_only: bool = False
     ) -> Tensor:
-        """Returns posterior means `[B, K, D]`, or samples where noise is given.
-
-        Args:
-            images: `[B, 3, S, S]`, uint8 or float in [0, 1].
-            noise: `[B, K, D]` standard normal numbers.
-            mask_only: Stops after the mask latents, before the costly part: `[B, K, M]`.
-        """
-        x = self._pixels(images)
+        """See `Frozen`; mask latents alone cost a sixth of all of them."""
+        x = self.pixels(images).to(self.dtype).contiguous(memory_format=CHANNELS_LAST)
         mask_noise = None if noise is None else noise[..., : self.mask_latents]
         mask_latents = self._mask_latents(self._features(x), mask_noise)
         if mask_only:
@@ -123,14 +180,6 @@ class LeanGenesis(nn.Module):
         component_noise = None if noise is None else noise[..., self.mask_latents :]
         component_latents = self._component_posterior(slots).sample(component_noise)
         return torch.cat([mask_latents, component_latents], dim=-1)
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        x = images.float()
-        if images.dtype == torch.uint8:
-            # CUDA divides by a Python number by multiplying with its reciprocal. Dividing by a
-            # tensor is exact, so a uint8 frame and its float twin have the same latents.
-            x = x / self.white
-        return x.to(self.dtype).contiguous(memory_format=CHANNELS_LAST)
 
     def _features(self, x: Tensor) -> Tensor:
         for layer in self.encoder:

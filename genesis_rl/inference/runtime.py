@@ -8,8 +8,9 @@ import os
 import torch
 from torch import Tensor
 
-from genesis_rl.inference.network import LeanGenesis
+from genesis_rl.inference.network import Frozen, FrozenModel, LeanGenesis
 from genesis_rl.models.genesis import Genesis
+from genesis_rl.models.slots import SlotModel
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
@@ -35,7 +36,7 @@ class Runtime(abc.ABC):
         chunk: Most images per chunk; halved whenever one does not fit, and never raised again.
     """
 
-    def __init__(self, network: LeanGenesis, device: torch.device, chunk: int):
+    def __init__(self, network: Frozen, device: torch.device, chunk: int):
         self.network = network
         self.device = device
         self.chunk = chunk
@@ -84,12 +85,15 @@ class Runtime(abc.ABC):
 class PlainRuntime(Runtime):
     """The CPU, and any device for which there are no kernels here."""
 
-    def __init__(self, model: Genesis, device: torch.device, dtype: torch.dtype):
+    def __init__(self, model: SlotModel, device: torch.device, dtype: torch.dtype):
         on_cpu = device.type == "cpu"
-        network = LeanGenesis(model, dtype=dtype, winograd=on_cpu and dtype == torch.float32)
-        config = model.config
-        pixels = config.image_size**2 * (config.num_slots - 1)
-        fitting = _CPU_ACTIVATIONS // (pixels * 2 * config.width * 4)
+        network: Frozen
+        if isinstance(model, Genesis):
+            network = LeanGenesis(model, dtype=dtype, winograd=on_cpu and dtype == torch.float32)
+        else:
+            network = FrozenModel(model, dtype)
+        pixels = model.image_size**2 * max(model.num_slots - 1, 1)
+        fitting = _CPU_ACTIVATIONS // (pixels * 2 * model.config.width * 4)
         chunk = min(max(fitting, 1), 256) if on_cpu else 256
         super().__init__(network.to(device), device, chunk)
 
@@ -104,11 +108,11 @@ class PlainRuntime(Runtime):
         """Nothing is kept between two calls."""
 
 
-def open_runtime(model: Genesis, device: torch.device, precision: str) -> Runtime:
+def open_runtime(model: SlotModel, device: torch.device, precision: str) -> Runtime:
     """Puts a model on a device; the first moment at which CUDA is touched.
 
     Args:
-        model: Whose weights to take; not kept.
+        model: Whose weights to take; may become part of the runtime.
         device: As `resolve_device` returns it.
         precision: One of `PRECISIONS`; "auto" is bfloat16 convolutions on CUDA, else float32.
     """

@@ -166,7 +166,7 @@ class LatentObserver:
 
         if not isinstance(self.encoder, GenesisEncoder):
             raise TypeError(
-                f"render_slots draws GENESIS models, but the encoder is a "
+                f"render_slots draws what a checkpoint's model sees, but the encoder is a "
                 f"{type(self.encoder).__name__}"
             )
         return picture_of(self.images(frame[None]), full_model(self.encoder.checkpoint))
