@@ -52,7 +52,7 @@ def positive_int(text: str) -> int:
     return number
 
 
-def run_cli(main: Callable[[Sequence[str] | None], None]) -> None:
+def run_cli(main: Callable[[Sequence[str] | None], object]) -> None:
     """Runs a command; a user's mistake ends it with one line on stderr and exit code 2."""
     try:
         main(None)

@@ -145,8 +145,8 @@ def choose_images(length: int, images: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(length, images, replace=False))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the command line; returns the result line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
     parser.add_argument("--dataset", default="multi_dsprites", help="dataset with masks")
@@ -160,10 +160,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--picture", type=Path, default=Path("runs/segmentation.png"), help="best, median, worst"
     )
     args = parser.parse_args(argv)
-    evaluate(args, argv)
+    return evaluate(args, argv)
 
 
-def evaluate(args: Any, argv: Sequence[str] | None) -> None:
+def evaluate(args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
     """Loads what the arguments name, scores it, and reports."""
     import torch
     from tqdm import tqdm
@@ -219,7 +219,7 @@ def evaluate(args: Any, argv: Sequence[str] | None) -> None:
         name: [round(float(result.scores.part(seed).means()[name]), 5) for seed in seeds]
         for name in METRICS
     }
-    save_result(
+    return save_result(
         "segmentation",
         {
             "checkpoint": str(args.checkpoint),

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+import torch
+import yaml
+
+from benchmarks import model_card
+from benchmarks.model_card import card
+from genesis_rl import Genesis, GenesisConfig, load_checkpoint, save_checkpoint
+
+MADE = {"dataset": "multi_dsprites", "steps": 7000, "batch_size": 16, "seed": 3}
+MADE |= {"learning_rate": 1e-4, "precision": "fp32", "device": "a laptop", "minutes": 12.5}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = Genesis(GenesisConfig(num_slots=3, image_size=32, width=4, mask_latents=8)).eval()
+    return save_checkpoint(tmp_path / "little", model, metadata=MADE)
+
+
+def test_a_card_is_written_beside_the_weights_and_leaves_them_alone(checkpoint, tmp_path):
+    flags = ["--images", "4", "--results-dir", str(tmp_path / "results"), "--device", "cpu"]
+    model_card.main([str(checkpoint), *flags, "--note", "It sees only squares."])
+    text = (checkpoint / "README.md").read_text()
+    line = json.loads((tmp_path / "results" / "segmentation.jsonl").read_text())
+    assert f"{line['msc']['mean']:.3f}" in text
+    assert "7,000 x 16" in text
+    assert "It sees only squares." in text
+    assert (checkpoint / "decomposition.png").stat().st_size > 0
+    assert load_checkpoint(checkpoint).num_slots == 3
+
+
+def test_the_head_of_a_card_is_yaml_with_the_scores():
+    scores = {key: {"mean": 0.5, "std": 0.1} for key in ("ari_fg", "sc", "msc")}
+    line = scores | {"one_slot": dict.fromkeys(scores, 0.1), "images": 4, "skipped": 0}
+    line |= {"error_per_element": {"mean": 0.56}, "mse": {"mean": 0.003}}
+    line |= {"latents": "means", "command": "python -m benchmarks.segmentation"}
+    entry = {"model": "genesis", "config": {"num_slots": 5, "image_size": 64}, "metadata": MADE}
+    head = yaml.safe_load(card("sprites", entry, line).split("---")[1])
+    [result] = head["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": t, "value": 0.5} for t in ("ARI-FG", "SC", "mSC")]
