@@ -1,8 +1,8 @@
 """Networks that can do nothing but encode: GENESIS stripped to that, other models as they are.
 
-Like `Genesis.encode`, the stripped one leaves out the last slot's mask, the component decoder, priors and losses.
-Beyond that, batch norms are folded into the convolutions, everything stays channels-last, and a
-convolution's bias and activation take one pass over memory instead of three.
+Like `Genesis.encode`, the stripped one leaves out the last slot's mask, the component decoder,
+priors and losses. Beyond that, batch norms are folded into the convolutions, everything stays
+channels-last, and a convolution's bias and activation take one pass over memory instead of three.
 
 Shapes: B images, K slots, S x S pixels, M mask-latent and C component-latent dimensions, D = M + C.
 """
