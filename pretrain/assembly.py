@@ -31,6 +31,8 @@ def load_split(config: Config, split: str, size: int | None, device: torch.devic
         Stop: The data cannot be used (status 3).
     """
     options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
+    if config.dataset.startswith("env:"):
+        options = {"crop": config.crop, "num_envs": config.num_envs}
     try:
         source = load(
             config.dataset,

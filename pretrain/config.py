@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from pretrain.data import DATASETS
+from pretrain.data import DATASETS, parse_name
 from pretrain.strict_yaml import load_yaml
 
 PRESETS = Path(__file__).parent / "configs"
@@ -36,10 +36,12 @@ class Config:
     """Settings of one training run.
 
     Attributes:
-        dataset: What to learn from: multi_dsprites.
-        data_dir: Folder of the dataset's genuine files; generated look-alikes are used without it.
+        dataset: multi_dsprites, dm_multi_dsprites, gqn, shapestacks, or env:ID of an environment.
+        data_dir: Folder of the dataset's files; multi_dsprites and env: make their own without it.
         train_images: Training images to use; 0 takes the dataset's own number.
-        unique_colours: Multi-dSprites: no two things in an image share a colour.
+        unique_colours: multi_dsprites: no two things in an image share a colour.
+        crop: env: side of the central square that is cut out of a frame first; 0 for all of it.
+        num_envs: env: environments that are stepped in turn while frames are collected.
         model: Which model to train.
         num_slots: Slots K, the background included. The VAEs have one, whatever this says.
         image_size: Side of the square images in pixels: 32, 64 or 128.
@@ -81,6 +83,8 @@ class Config:
     data_dir: str | None = _fixed(None)
     train_images: int = _fixed(0)
     unique_colours: bool = _fixed(False)
+    crop: int = _fixed(0)
+    num_envs: int = _fixed(8)
     model: Literal["genesis", "genesis_s", "monet", "bd_vae", "dc_vae"] = _fixed("genesis")
     num_slots: int = _fixed(5)
     image_size: int = _fixed(64)
@@ -119,9 +123,16 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuses values that no run could use."""
-        if self.dataset not in DATASETS:
-            hint = _suggest(self.dataset, list(DATASETS))
-            raise ConfigError(f"unknown dataset {self.dataset!r}{hint}")
+        kind = self.dataset.partition(":")[0]
+        if kind not in DATASETS:
+            raise ConfigError(f"unknown dataset {self.dataset!r}{_suggest(kind, list(DATASETS))}")
+        try:
+            parse_name(self.dataset)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        for name, owner in (("unique_colours", "multi_dsprites"), ("crop", "env")):
+            if getattr(self, name) and kind != owner:
+                raise ConfigError(f"{name} is for dataset {owner} only, but this is {self.dataset}")
         if self.image_size not in (32, 64, 128):
             raise ConfigError(f"image_size must be 32, 64 or 128, but got {self.image_size}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -135,7 +146,7 @@ class Config:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.out or f"runs/{self.dataset}").expanduser()
+        return Path(self.out or "runs/" + re.sub(r"[^\w.-]+", "-", self.dataset)).expanduser()
 
     def fixed_values(self) -> dict[str, Any]:
         """The settings that may not change when a run is resumed."""
@@ -165,6 +176,8 @@ _RANGES: list[tuple[str, float, float]] = [
     ("beta_warmup", 0, 1),
     ("steps batch_size log_every validation_images checkpoint_every", 1, 10**9),
     ("train_images validate_every picture_every", 0, 10**9),
+    ("num_envs", 1, 1024),
+    ("crop", 0, 10**5),
     ("learning_rate", 1e-9, 1),
     ("seed", 0, 2**31 - 1),
     ("keep", 2, 10**6),  # with a single one, damage to the newest would end the run

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import arguments
 
+from pretrain.config import parse_arguments
 from pretrain.data import load
 from pretrain.data.example import build_example
 from pretrain.data.gqn import Gqn, encode_jpeg, file_name, split_files, write_scenes
 from pretrain.data.pixels import decode_rgb
 from pretrain.data.tfrecord import RecordError, RecordFile, read_records, write_records
+from pretrain.run import main
 
 SAMPLES = os.environ.get("GENESIS_RL_SAMPLES")
 GENUINE = Path(SAMPLES or "") / "gqn_shepard_metzler_raw"
@@ -234,6 +237,30 @@ def test_another_size_takes_the_nearest_pixel(tmp_path):
     assert (image == full[::2, ::2]).all()
 
 
+def test_pretraining_on_a_folder_of_records(root):
+    out = root.parent / "run"
+    options = {"dataset": "gqn", "data_dir": root, "train_images": 12, "validate_every": 2}
+    assert main(arguments(out, steps=3, validation_images=2, **options)) == 0
+    assert (out / "model" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if line["split"] == "val"]
+    assert scores
+    assert all("kl" in line and "ari_fg" not in line for line in scores)  # there are no masks
+
+
+def test_pretraining_without_data_is_one_clear_error(tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", dataset="gqn")) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: gqn needs --data-dir DIR with DIR/rooms_ring_camera/train/0001")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("preset", "slots"), [("gqn", 7), ("shapestacks", 9)])
+def test_the_presets_have_the_published_number_of_slots(preset, slots):
+    config = parse_arguments(["--config", preset, "--data-dir", "somewhere"])
+    assert (config.dataset, config.num_slots, config.image_size) == (preset, slots, 64)
+
+
 # --- what can be wrong --------------------------------------------------------------------------
 
 
@@ -317,8 +344,13 @@ def test_files_of_two_sets_and_unknown_options_are_refused(root):
         Gqn("train", data_dir=root)
     with pytest.raises(ValueError, match="'stop' or 'skip', but is 'ignore'"):
         Gqn("test", data_dir=root, on_corrupt="ignore")
-    with pytest.raises(ValueError, match="2 test scenes, but size is 3"):
-        Gqn("test", data_dir=root, size=3)
+    with pytest.raises(ValueError, match="size needs to be at least 1"):
+        Gqn("test", data_dir=root, size=0)
+
+
+def test_fewer_scenes_than_were_asked_for_are_used_with_a_warning(root):
+    with pytest.warns(UserWarning, match=r"test scenes of .*: 3 were asked for, 2 are there and"):
+        assert len(Gqn("test", data_dir=root, size=3)) == 2
 
 
 def test_scenes_that_cannot_be_written_are_refused(tmp_path):

@@ -13,6 +13,7 @@ DATASETS = {
     "dm_multi_dsprites": "pretrain.data.dm_multi_dsprites:DmMultiDsprites",
     "gqn": "pretrain.data.gqn:Gqn",
     "shapestacks": "pretrain.data.shapestacks:ShapeStacks",
+    "env": "pretrain.data.env_frames:EnvFrames",
 }
 
 

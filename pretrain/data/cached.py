@@ -1,5 +1,6 @@
 """Datasets that train from the compact form: read at random, or converted when they are opened."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,23 @@ class ConvertedDataset(ImageDataset):
     def all(self, progress: bool = True, device: torch.device | str | None = None) -> ImageBatch:
         rows = range(self.first, self.first + self.size)
         return self.kept.all(rows, torch.device(device or self.device))
+
+
+def at_most(wanted: int | None, there: int, what: str) -> int:
+    """How many images a dataset gives: those that were asked for, or all, with a warning if fewer.
+
+    Args:
+        wanted: Images that were asked for; None for all.
+        there: Images that the files hold.
+        what: What the warning and the error call them.
+    """
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"size needs to be at least 1 image, but got {wanted}.")
+    if not there:
+        raise ValueError(f"{what}: there are none.")
+    if wanted is not None and wanted > there:
+        warnings.warn(f"{what}: {wanted} were asked for, {there} are there and used", stacklevel=4)
+    return there if wanted is None else min(wanted, there)
 
 
 def _on(device: torch.device, arrays: Arrays) -> ImageBatch:

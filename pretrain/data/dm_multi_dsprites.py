@@ -16,7 +16,7 @@ import numpy as np
 
 from envs.base import usable_device
 from pretrain.data.cache import Arrays, CachedImages, cache_folder, fill
-from pretrain.data.cached import PIECE, ConvertedDataset
+from pretrain.data.cached import PIECE, ConvertedDataset, at_most
 from pretrain.data.example import BytesList, parse_example
 from pretrain.data.images import check_split
 from pretrain.data.tfrecord import Record, RecordError, read_records
@@ -49,7 +49,7 @@ class DmMultiDsprites(ConvertedDataset):
 
     Args:
         split: "train", "val" or "test".
-        size: Number of images; all there are unless given.
+        size: Number of images at most; all there are unless given.
         image_size: 64, the size of the files.
         variant: Which file: colored_on_colored, colored_on_grayscale or binarized.
         data_dir: The folder that holds it, or the one above.
@@ -81,11 +81,8 @@ class DmMultiDsprites(ConvertedDataset):
         self.source = f"file {path}"
         self.kept = convert(path, variant, cache_dir)
         rows = split_rows(len(self.kept), split)
-        if size is not None and not 0 < size <= len(rows):
-            raise ValueError(f"{path} has {len(rows)} images for {split}, but {size} are needed.")
-        if not rows:
-            raise ValueError(f"{path} has {len(self.kept)} images, too few for three splits.")
-        self.first, self.size = rows.start, size or len(rows)
+        self.first = rows.start
+        self.size = at_most(size, len(rows), f"{split} images of {path}")
 
 
 def find_file(data_dir: str | Path | None, variant: str) -> Path:

@@ -23,7 +23,7 @@ from envs.base import usable_device
 from envs.counter_rng import bits, fold
 from genesis_rl.durable import parse_json
 from pretrain.data.cache import Arrays
-from pretrain.data.cached import CachedDataset
+from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.example import BytesList, Feature, build_example, parse_example
 from pretrain.data.images import SPLITS, check_split
 from pretrain.data.pixels import decode_rgb, in_threads
@@ -73,7 +73,7 @@ class Gqn(CachedDataset):
     Args:
         split: "train", "val" or "test".
         seed: Of the views.
-        size: Number of scenes; all there are unless given.
+        size: Number of scenes at most; all there are unless given.
         image_size: Height and width; frames of another size take the nearest pixel, as in the
             authors' release.
         variant: Which GQN dataset.
@@ -188,13 +188,7 @@ class Gqn(CachedDataset):
             self._check_count(part.file)
             total += len(part.span())
             self._ends.append(total)
-        if not total:
-            raise ValueError(f"{self._folder} holds no {self.split} scenes: its files are empty.")
-        if size is not None and not 0 < size <= total:
-            raise ValueError(
-                f"{self._folder} holds {total} {self.split} scenes, but size is {size}."
-            )
-        return size or total
+        return at_most(size, total, f"{self.split} scenes of {self._folder}")
 
     def _check_count(self, file: RecordFile) -> None:
         """A file that was cut between two records looks sound; only its count tells."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from envs.base import usable_device
 from envs.counter_rng import bits, fold
 from pretrain.data.cache import Arrays
-from pretrain.data.cached import CachedDataset
+from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.images import SPLITS, Indices, check_split
 from pretrain.data.pixels import decode_rgb, in_threads
 
@@ -77,7 +77,7 @@ class ShapeStacks(CachedDataset):
     Args:
         split: "train", "val" (the lists call it eval) or "test".
         seed: Of the order.
-        size: Number of images; all there are unless given.
+        size: Number of images at most; all there are unless given.
         image_size: Height and width.
         variant: Which lists: default, blocks_all or ccs_all.
         masks: "nearest" takes the pixels that published scores are based on, half a pixel up and to
@@ -119,11 +119,7 @@ class ShapeStacks(CachedDataset):
         self._views = _listing(self.folder / "recordings", self.scenarios, _RGB)
         self._report_gaps()
         total = sum(map(len, self._views))
-        if size is not None and not 0 < size <= total:
-            raise ValueError(
-                f"{self.folder} holds {total} images for {split}, but {size} are needed."
-            )
-        self.size = size or total
+        self.size = at_most(size, total, f"{split} images of {self.folder}")
         self._pairs = self._shuffled()[: self.size]
         self._masks = self._find_masks() if masks != "none" else None
         self.mask_mode: MaskMode = masks if self._masks is not None else "none"
