@@ -15,7 +15,8 @@ from runs import arguments
 from pretrain.config import parse_arguments
 from pretrain.data import load
 from pretrain.data.example import build_example
-from pretrain.data.gqn import Gqn, encode_jpeg, file_name, split_files, write_scenes
+from pretrain.data.gqn import Gqn
+from pretrain.data.gqn_files import encode_jpeg, file_name, split_files, write_scenes
 from pretrain.data.pixels import decode_rgb
 from pretrain.data.tfrecord import RecordError, RecordFile, read_records, write_records
 from pretrain.run import main
@@ -302,6 +303,16 @@ def test_sound_records_that_are_no_scenes_are_named(tmp_path, example, message):
     data = Gqn("test", data_dir=tmp_path)
     with pytest.raises(ValueError, match=rf"1-of-1.tfrecord: record 0: .*{message}"):
         data.batch([0])
+
+
+def test_frames_need_the_published_size_of_their_set(tmp_path):
+    write_set(tmp_path, size=84)
+    with pytest.raises(ValueError, match=r"record 0: it needs to be 64 x 64 pixels, but is 84 x"):
+        Gqn("test", data_dir=tmp_path).batch([0])
+    own = tmp_path / "rooms_ring_camera"
+    assert (
+        Gqn("test", variant="my_own", data_dir=own, image_size=84).batch([0]).images.shape[1] == 84
+    )
 
 
 def picture(**options):

@@ -159,6 +159,7 @@ def fill(
     with _only_process(folder):
         manifest = _manifest_for(folder, key)
         shards = manifest["shards"]
+        print(f"{label}: made once, kept in {folder}", file=sys.stderr)
         bar = tqdm(total=count, desc=label, unit=" images", disable=not progress)
         with bar:
             for index, first in enumerate(range(0, count, SHARD)):

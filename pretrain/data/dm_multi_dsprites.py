@@ -166,9 +166,8 @@ def _parse(payload: bytes, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
             )
         arrays.append(octets.reshape(_SIDE, _SIDE, depth))
     image, entities = arrays
-    if not ((entities == 0) | (entities == 255)).all():
+    if (entities + np.uint8(1)).max() > 1:  # 255 becomes 0, 0 becomes 1
         raise ValueError("masks need to be 0 or 255")
     # The entity with the highest number is on top; the background, number 0, is under everything.
-    order = np.arange(variant.entities, dtype=np.uint8)
-    mask = np.where(entities > 0, order, 0).max(axis=-1)
+    mask = (entities & np.arange(variant.entities, dtype=np.uint8)).max(axis=-1)
     return np.broadcast_to(image, (_SIDE, _SIDE, 3)), mask

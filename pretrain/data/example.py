@@ -29,25 +29,7 @@ class BytesList:
 
     def spans(self) -> list[tuple[int, int]]:
         """Where in the message each value begins and ends."""
-        data, position, stop = self._data, self._start, self._stop
-        found = []
-        while position < stop:
-            if data[position] != 0x0A:
-                position = _skip(data, position, stop)
-                continue
-            # Varints of one and two bytes are written out here: with ten JPEG files of 2 kB in
-            # every record, this loop decides how fast a file is read.
-            if stop - position > 2 and (second := data[position + 2]) < 0x80 <= data[position + 1]:
-                length = data[position + 1] & 0x7F | second << 7
-                position += 3
-            else:
-                length, position = _varint(data, position + 1, stop)
-            end = position + length
-            if end > stop:
-                raise ValueError(f"byte {position}: a value of {length} bytes exceeds its list")
-            found.append((position, end))
-            position = end
-        return found
+        return _chunks(self._data, self._start, self._stop)
 
     def values(self) -> list[bytes]:
         """All values."""
@@ -78,14 +60,11 @@ def parse_example(data: bytes) -> dict[str, Feature]:
         ValueError: The bytes are no such message; the text names the byte.
     """
     features: dict[str, Feature] = {}
-    for field, wire, start, stop in _fields(data, 0, len(data)):
-        if field != 1 or wire != _CHUNK:
-            continue
-        for entry, kind, begin, end in _fields(data, start, stop):
-            if entry == 1 and kind == _CHUNK:
-                key, feature = _entry(data, begin, end)
-                if feature is not None:
-                    features[key] = feature
+    for start, stop in _chunks(data, 0, len(data)):  # Example.features
+        for begin, end in _chunks(data, start, stop):  # entries of the map
+            key, feature = _entry(data, begin, end)
+            if feature is not None:
+                features[key] = feature
     return features
 
 
@@ -107,14 +86,18 @@ def build_example(features: Mapping[str, Sequence[bytes] | np.ndarray]) -> bytes
 def _entry(data: bytes, start: int, stop: int) -> tuple[str, Feature | None]:
     """Key and value of one entry of the map. A feature of no known kind is None."""
     # What every writer makes: a short key, then one feature of one list. Half the time of below.
-    end = start + 2 + data[start + 1] if stop - start > 4 and data[start + 1] < 0x80 else stop
-    if end < stop and data[start] == 0x0A and data[end] == 0x12:
+    if (
+        stop - start > 4
+        and data[start] == 0x0A
+        and (size := data[start + 1]) < 0x80
+        and (end := start + 2 + size) < stop
+        and data[end] == 0x12
+    ):
         length, begin = _varint(data, end + 1, stop)
-        if begin + length == stop and length and data[begin] in (0x0A, 0x12, 0x1A):
-            kind = data[begin] >> 3
+        if begin + length == stop and length and (tag := data[begin]) in (0x0A, 0x12, 0x1A):
             length, begin = _varint(data, begin + 1, stop)
             if begin + length == stop:
-                return data[start + 2 : end].decode(), _feature(data, kind, begin, stop)
+                return data[start + 2 : end].decode(), _feature(data, tag >> 3, begin, stop)
     key, feature = "", None
     for field, wire, begin, end in _fields(data, start, stop):
         if wire != _CHUNK:
@@ -160,6 +143,28 @@ def _integers(data: bytes, start: int, stop: int) -> np.ndarray:
     return np.array(values, dtype=np.uint64).astype(np.int64)
 
 
+def _chunks(data: bytes, position: int, stop: int) -> list[tuple[int, int]]:
+    """Where each value of field 1 begins and ends, in a span that should hold nothing else."""
+    found = []
+    while position < stop:
+        if data[position] != 0x0A:
+            position = next(_fields(data, position, stop))[3]  # the end of an unknown field
+            continue
+        # Varints of two bytes are written out: with ten JPEG files of 2 kB in every record, this
+        # loop decides how fast a file is read.
+        if stop - position > 2 and (second := data[position + 2]) < 0x80 <= data[position + 1]:
+            length = data[position + 1] & 0x7F | second << 7
+            position += 3
+        else:
+            length, position = _varint(data, position + 1, stop)
+        end = position + length
+        if end > stop:
+            raise ValueError(f"byte {position}: a value of {length} bytes exceeds its list")
+        found.append((position, end))
+        position = end
+    return found
+
+
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Field number, wire type, and where the value begins and ends, of everything in a span."""
     position = start
@@ -183,11 +188,6 @@ def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int,
             raise ValueError(f"byte {position}: a field of {length} bytes exceeds its message")
         yield tag >> 3, wire, position, end
         position = end
-
-
-def _skip(data: bytes, position: int, stop: int) -> int:
-    """The end of a field that nobody asked for."""
-    return next(_fields(data, position, stop))[3]
 
 
 def _varint(data: bytes, position: int, stop: int) -> tuple[int, int]:

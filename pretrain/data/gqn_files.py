@@ -1,0 +1,155 @@
+"""The files of a GQN dataset: where they are, which split they belong to, and how to write them."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from genesis_rl.durable import parse_json
+from pretrain.data.example import build_example
+from pretrain.data.tfrecord import Losses, RecordFile, Summary, write_records
+
+PUBLISHED = 2160  # train files of rooms_ring_camera, of 5,000 scenes each
+_LAST_TRAINING_FILE = 2124  # 2160 // 60 * 59, as in the authors' release
+_NAME = re.compile(r"(\d+)-of-(\d+)\.tfrecord")
+
+
+class Part(NamedTuple):
+    """The records of one file that belong to a split: those that remain after the val share."""
+
+    file: RecordFile
+    share: str  # "all", or "train" or "val" of a file that holds both
+
+    def span(self) -> range:
+        count = len(self.file)
+        last = max(1, count // 60)
+        return {
+            "all": range(count),
+            "train": range(count - last),
+            "val": range(count - last, count),
+        }[self.share]
+
+
+def find_folder(data_dir: str | Path | None, variant: str) -> Path:
+    """The folder with `train` and `test` of a GQN dataset.
+
+    Raises:
+        FileNotFoundError: There is none; the message says what it looks like and where to get it.
+    """
+    root = None if data_dir is None else Path(data_dir).expanduser()
+    for folder in () if root is None else (root / variant, root):
+        if any((folder / split).is_dir() for split in ("train", "test")):
+            return folder
+    place = "no --data-dir was given" if root is None else f"{root} has no such folder"
+    raise FileNotFoundError(
+        f"gqn needs --data-dir DIR with DIR/{variant}/train/0001-of-2160.tfrecord and so on and "
+        f"DIR/{variant}/test/001-of-240.tfrecord and so on (a few files are enough), but {place}. "
+        f"The data are at gs://gqn-dataset/{variant} (250 GB for all of rooms_ring_camera): "
+        f"gsutil -m cp -r gs://gqn-dataset/{variant} DIR"
+    )
+
+
+def split_files(folder: Path, split: str, losses: Losses | None = None) -> list[Part]:
+    """The files of a split, in order, and which part of them belongs to it.
+
+    Of 2,160 training files the first 2,124 are for training, as in the authors' release, and each
+    file of a partial download stays in its split. In other sets, or if no validation file has
+    arrived, the last `max(1, n // 60)` of the files are for validation, or the last 60th of the
+    records of a single file.
+    """
+    losses = losses or Losses()
+    where = folder / ("test" if split == "test" else "train")
+    paths, total = _list_files(where)
+
+    def opened(paths: Iterable[Path], share: str = "all") -> list[Part]:
+        return [Part(RecordFile(path, losses), share) for path in paths]
+
+    if split == "test":
+        return opened(paths)
+    if total == PUBLISHED:
+        late = [path for path in paths if _number(path)[0] > _LAST_TRAINING_FILE]
+        if late and len(late) == len(paths) and split == "train":
+            raise FileNotFoundError(
+                f"{where} holds only files after {_LAST_TRAINING_FILE}, which are for validation; "
+                "training needs at least one of the earlier ones."
+            )
+        if late:
+            return opened(late if split == "val" else paths[: -len(late)])
+    if len(paths) == 1:
+        return opened(paths, split)
+    last = max(1, len(paths) // 60)
+    return opened(paths[-last:] if split == "val" else paths[:-last])
+
+
+def write_scenes(path: Path, scenes: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
+    """Writes a file of scenes in GQN's format, as TensorFlow itself would.
+
+    Args:
+        path: Of the file; `file_name` says how it should be called.
+        scenes: For each the frames, `[views, H, W, 3]` uint8, and the cameras, `[views, 5]`.
+    """
+    return write_records(path, (_scene_example(*scene) for scene in scenes))
+
+
+def file_name(number: int, total: int) -> str:
+    """The published name of the file with this 1-based number."""
+    return f"{number:0{len(str(total))}}-of-{total}.tfrecord"
+
+
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """A frame as tf.io.encode_jpeg writes it: quality 95, colour at half resolution, 300 dpi."""
+    from PIL import Image  # here, because reading does not need it
+
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=95, subsampling=2, dpi=(300, 300))
+    return buffer.getvalue()
+
+
+def _scene_example(frames: np.ndarray, cameras: np.ndarray) -> bytes:
+    shapes = frames.shape, cameras.shape
+    if frames.ndim != 4 or frames.shape[3] != 3 or cameras.shape != (len(frames), 5):
+        raise ValueError(f"a scene is [V, H, W, 3] frames and [V, 5] cameras, but got {shapes}.")
+    if frames.dtype != np.uint8 or not np.isfinite(cameras).all():
+        raise ValueError(f"frames need to be uint8 (are {frames.dtype}) and cameras finite.")
+    return build_example(
+        {"cameras": cameras.astype(np.float32), "frames": [encode_jpeg(f) for f in frames]}
+    )
+
+
+def _list_files(folder: Path) -> tuple[list[Path], int]:
+    """The record files of a folder by number, and how many there should be."""
+    paths = [path for path in folder.glob("*.tfrecord") if "gstmp" not in path.name]
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no .tfrecord files.")
+    totals = {_number(path)[1] for path in paths}
+    if len(totals) > 1:
+        raise ValueError(f"{folder} mixes files of several sets (of {sorted(totals)} files).")
+    paths.sort(key=lambda path: (_number(path)[0], path.name))
+    total = totals.pop()
+    if total and len(paths) != total:
+        warnings.warn(f"{folder} holds {len(paths)} of {total} files; those are used", stacklevel=4)
+    return paths, total
+
+
+def _number(path: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(path.name)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def announced_counts(folder: Path) -> dict[str, int]:
+    """Records of each file of a generated set, by `split/name`, if its marker says so."""
+    for path in (folder / "genesis_rl.json", folder.parent / "genesis_rl.json"):
+        if path.is_file():
+            files = parse_json(path.read_bytes(), path).get("files", {})
+            prefix = f"{folder.name}/" if path.parent != folder else ""
+            entries = cast(dict[str, Any], files if isinstance(files, dict) else {})
+            return {
+                name.removeprefix(prefix): entry["records"]
+                for name, entry in entries.items()
+                if name.startswith(prefix) and isinstance(entry, dict) and "records" in entry
+            }
+    return {}
