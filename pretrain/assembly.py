@@ -31,8 +31,11 @@ def load_split(config: Config, split: str, size: int | None, device: torch.devic
         Stop: The data cannot be used (status 3).
     """
     options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
-    if config.dataset.startswith("env:"):
-        options = {"crop": config.crop, "num_envs": config.num_envs}
+    match config.dataset.partition(":")[0]:
+        case "env":
+            options = {"crop": config.crop, "num_envs": config.num_envs}
+        case "gqn" | "dm_multi_dsprites":
+            options = {"on_corrupt": config.on_corrupt}
     try:
         source = load(
             config.dataset,

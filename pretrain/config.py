@@ -40,6 +40,7 @@ class Config:
         data_dir: Folder of the dataset's files; multi_dsprites and env: make their own without it.
         train_images: Training images to use; 0 takes the dataset's own number.
         unique_colours: multi_dsprites: no two things in an image share a colour.
+        on_corrupt: gqn and dm_multi_dsprites: a damaged record is an error, or skipped up to 0.1 %.
         crop: env: side of the central square that is cut out of a frame first; 0 for all of it.
         num_envs: env: environments that are stepped in turn while frames are collected.
         model: Which model to train.
@@ -83,6 +84,7 @@ class Config:
     data_dir: str | None = _fixed(None)
     train_images: int = _fixed(0)
     unique_colours: bool = _fixed(False)
+    on_corrupt: Literal["stop", "skip"] = _fixed("stop")
     crop: int = _fixed(0)
     num_envs: int = _fixed(8)
     model: Literal["genesis", "genesis_s", "monet", "bd_vae", "dc_vae"] = _fixed("genesis")

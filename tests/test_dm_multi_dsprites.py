@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from pretrain.data import cache, load
+from pretrain.data import cache, load, tfrecord
 from pretrain.data.dm_multi_dsprites import VARIANTS, DmMultiDsprites, split_rows
 from pretrain.data.example import build_example
 from pretrain.data.tfrecord import frame_record
@@ -85,6 +85,19 @@ def test_an_interrupted_conversion_goes_on_in_the_stream(root, monkeypatch):
     path.write_bytes(whole)
     data = DmMultiDsprites("train", data_dir=root)
     assert data.batch(range(8)).images[:, 0, 0, 0].tolist() == list(range(4, 12))
+
+
+def test_a_damaged_record_stops_or_is_left_out(root, monkeypatch):
+    monkeypatch.setattr(tfrecord, "MAX_LOSS", 0.1)
+    records = [frame_record(example(k)) for k in range(12)]
+    records[3] = records[3][:500] + bytes([records[3][500] ^ 1]) + records[3][501:]
+    path = write(root, [])
+    path.write_bytes(gzip.compress(b"".join(records), 1))
+    with pytest.raises(ValueError, match=r"record 3 at byte \d+: its payload does not match"):
+        DmMultiDsprites("train", data_dir=root)
+    with pytest.warns(UserWarning, match="1 of 12 records are damaged and left out"):
+        data = DmMultiDsprites("train", data_dir=root, on_corrupt="skip")
+    assert data.batch(range(9)).images[:, 0, 0, 0].tolist() == [2, *range(4, 12)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from runs import arguments
 
 from genesis_rl.wrappers.frames import FrameFormat
+from pretrain.config import parse_arguments
 from pretrain.data import cache, load, parse_name
 from pretrain.data.cache import read_manifest
 from pretrain.data.env_frames import EnvFrames
@@ -176,6 +177,31 @@ def test_mistakes_are_answered_in_one_line():
             parse_name(name)
     with pytest.raises(ValueError, match="at least 1 frame"):
         EnvFrames("train", variant="Clock-v0", size=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--dataset=gqn --crop=40", "crop is for dataset env only, but this is gqn"),
+        ("--dataset=env", "as in env:CartPole-v1"),
+        (
+            "--dataset=env:A-v0 --unique-colours",
+            "unique_colours is for dataset multi_dsprites",
+        ),
+        ("--dataset=multi_dsprites:x", "multi_dsprites has no variants"),
+        ("--dataset=shapestack:x", "did you mean 'shapestacks'"),
+    ],
+)
+def test_settings_that_do_not_go_together(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(flags.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_folder_has_no_part_of_an_id_for_a_folder():
+    config = parse_arguments(["--dataset=env:envs:GenesisRL/SpriteGoal-v0"])
+    assert str(config.folder) == "runs/env-envs-GenesisRL-SpriteGoal-v0"
 
 
 def test_pretraining_on_an_environment(tmp_path):

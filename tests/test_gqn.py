@@ -284,7 +284,7 @@ def test_damage_is_named_by_file_and_record(root):
     assert len(gqn_data.batch([1, 3]).images) == 2
     with pytest.raises(RecordError, match=r"1-of-3.tfrecord: record 2 at byte \d+: its payload"):
         gqn_data.all(progress=False)
-    with pytest.raises(ValueError, match="1 of 8 records are damaged"):
+    with pytest.raises(ValueError, match=r"damaged records: 1, more than 0\.1% of 8"):
         Gqn("train", data_dir=root, on_corrupt="skip")
 
 

@@ -177,10 +177,19 @@ def test_skipping_leaves_out_the_damaged_record_and_no_other(tmp_path, where):
 
 def test_skipping_stops_above_a_thousandth(path):
     copy = damaged(path, flip(int(RecordFile(path).offsets[3]) + 12))
-    with pytest.raises(ValueError, match=r"record 3 at byte .* 1 of 20 records are damaged"):
+    with pytest.raises(ValueError, match=r"record 3 at byte .* damaged records: 1, more"):
         list(read_records(copy, Losses("skip")))
-    with pytest.raises(ValueError, match=r"1 of 20 records are damaged, more than 0\.1%"):
+    with pytest.raises(ValueError, match=r"damaged records: 1, more than 0\.1% of 20"):
         len(RecordFile(copy, Losses("skip")))
+
+
+def test_skipping_stops_early_when_everything_is_damaged(tmp_path):
+    write_records(tmp_path / "a", [b"sound"] * 100)
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[12 :: len(data) // 100] = bytes(100)
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged records: 6, more than 0\.1% of 5000"):
+        next(read_records(tmp_path / "a", Losses("skip")))
 
 
 # --- tf.train.Example ---------------------------------------------------------------------------

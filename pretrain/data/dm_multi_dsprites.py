@@ -19,7 +19,7 @@ from pretrain.data.cache import Arrays, CachedImages, cache_folder, fill
 from pretrain.data.cached import PIECE, ConvertedDataset, at_most
 from pretrain.data.example import BytesList, parse_example
 from pretrain.data.images import check_split
-from pretrain.data.tfrecord import Record, RecordError, read_records
+from pretrain.data.tfrecord import Losses, OnCorrupt, Record, RecordError, read_records
 
 _SIDE = 64
 _USED = 60_000  # of the million examples in a file, as in the GENESIS release
@@ -54,6 +54,8 @@ class DmMultiDsprites(ConvertedDataset):
         variant: Which file: colored_on_colored, colored_on_grayscale or binarized.
         data_dir: The folder that holds it, or the one above.
         device: Where batches are returned.
+        on_corrupt: "stop" at a damaged record, or "skip" it; more than 0.1 % always stop, and so
+            does damage to the compressed stream itself.
         cache_dir: Where the compact form is kept.
     """
 
@@ -68,6 +70,7 @@ class DmMultiDsprites(ConvertedDataset):
         variant: str = "colored_on_colored",
         data_dir: str | Path | None = None,
         device: Any = "cpu",
+        on_corrupt: OnCorrupt = "stop",
         cache_dir: str | Path | None = None,
     ):
         check_split(split)
@@ -79,7 +82,7 @@ class DmMultiDsprites(ConvertedDataset):
         self.split, self.image_size, self.device = split, image_size, usable_device(device)
         self.num_slots = VARIANTS[variant].entities
         self.source = f"file {path}"
-        self.kept = convert(path, variant, cache_dir)
+        self.kept = convert(path, variant, on_corrupt, cache_dir)
         rows = split_rows(len(self.kept), split)
         self.first = rows.start
         self.size = at_most(size, len(rows), f"{split} images of {path}")
@@ -113,7 +116,9 @@ def split_rows(count: int, split: str) -> range:
     }[split]
 
 
-def convert(path: Path, variant: str, cache_dir: str | Path | None = None) -> CachedImages:
+def convert(
+    path: Path, variant: str, on_corrupt: OnCorrupt, cache_dir: str | Path | None = None
+) -> CachedImages:
     """Sees to it that the first 60,000 examples are in the compact form, and opens it."""
     key = {
         "dataset": DmMultiDsprites.name,
@@ -121,6 +126,7 @@ def convert(path: Path, variant: str, cache_dir: str | Path | None = None) -> Ca
         "file": str(path.resolve()),
         "bytes": path.stat().st_size,
         "image_size": _SIDE,
+        "on_corrupt": on_corrupt,
     }
     folder = cache_folder(f"{DmMultiDsprites.name}-{variant}", key, cache_dir)
     records: Iterator[Record] | None = None
@@ -128,7 +134,7 @@ def convert(path: Path, variant: str, cache_dir: str | Path | None = None) -> Ca
     def make(first: int, last: int) -> Iterator[Arrays]:
         nonlocal records
         if records is None:  # behind what an earlier run has converted
-            records = islice(read_records(path), first, None)
+            records = islice(read_records(path, Losses(on_corrupt)), first, None)
         for start in range(first, last, PIECE):
             wanted = min(PIECE, last - start)
             yield parse_records(path, islice(records, wanted), VARIANTS[variant])

@@ -35,6 +35,10 @@ class RecordError(ValueError):
         self.path, self.number, self.offset = path, number, offset
 
 
+class TooManyLostError(ValueError):
+    """More records are damaged than may be left out."""
+
+
 class Record(NamedTuple):
     """One record: its number within the file, the byte at which it begins, and its payload."""
 
@@ -104,18 +108,23 @@ class Losses:
             raise error
         self.lost += 1
         self._first = self._first or error
+        # Not everybody reads to the end of a file: a judgement as if it had 5,000 records.
+        self._judge(max(self.seen + error.number + 1, 5000))
 
     def end_file(self, path: Path, records: int, lost: int) -> None:
         """Takes note of a file's end; raises if too much is damaged by now."""
         self.seen += records
-        if self.lost > MAX_LOSS * self.seen:
-            raise ValueError(
-                f"{self._first}; {self.lost} of {self.seen} records are damaged, more than "
-                f"{MAX_LOSS:.1%}. Copy the files again."
-            )
+        self._judge(self.seen)
         if lost:
             warnings.warn(
                 f"{path}: {lost} of {records} records are damaged and left out", stacklevel=3
+            )
+
+    def _judge(self, seen: int) -> None:
+        if self.lost > MAX_LOSS * seen:
+            raise TooManyLostError(
+                f"{self._first}; damaged records: {self.lost}, more than {MAX_LOSS:.1%} of {seen}. "
+                "Copy the files again."
             )
 
 
@@ -140,7 +149,7 @@ def read_records(path: Path, losses: Losses | None = None) -> Iterator[Record]:
                 else:
                     yield Record(number, offset, payload)
                 number, offset = number + 1, offset + length + 16
-        except RecordError:
+        except (RecordError, TooManyLostError):
             raise
         except (ValueError, EOFError, OSError, zlib.error) as error:
             raise RecordError(path, number, offset, str(error)) from error
