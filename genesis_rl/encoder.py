@@ -92,7 +92,8 @@ class GenesisEncoder:
 
     Example:
         >>> encoder = GenesisEncoder.from_checkpoint("multi_dsprites", device="cpu")
-        >>> encoder.encode(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape
+        >>> size = encoder.image_size
+        >>> encoder.encode(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape
         torch.Size([2, 5, 80])
 
     Attributes:
