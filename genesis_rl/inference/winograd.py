@@ -32,11 +32,12 @@ class WinogradConv(nn.Module):
         super().__init__()
         outputs, taps, inputs = _matrices()
         filters = torch.einsum("jh,oihw->joiw", taps, weight.detach().double()).float()
-        self.register_buffer("filters", filters.unsqueeze(3).contiguous())  # [8, O, C, 1, 5]
+        for j, taps_of_one in enumerate(filters.unsqueeze(3)):  # [O, C, 1, 5]
+            laid_out = taps_of_one.contiguous(memory_format=torch.channels_last)
+            self.register_buffer(f"filter_{j}", laid_out)
         self.register_buffer("bias", bias.detach().float().clone())
         self.register_buffer("combine_inputs", inputs.float())  # [8, 8]
         self.register_buffer("combine_outputs", outputs.float())  # [4, 8]
-        self.filters: Tensor
         self.bias: Tensor
         self.combine_inputs: Tensor
         self.combine_outputs: Tensor
@@ -55,13 +56,13 @@ class WinogradConv(nn.Module):
         )  # row j of every tile's eight; tiles overlap by four
         combined = torch.mm(self.combine_inputs, windows.reshape(_PRODUCTS, -1))
         combined = combined.view(_PRODUCTS, count, tiles, width, channels).permute(0, 1, 4, 2, 3)
-        products = []
+        products = combined.new_empty(_PRODUCTS, count, tiles, width, len(self.bias))
         for j in range(_PRODUCTS):
             # The product at the point 1 enters each of the four outputs once, and the bias with it.
             bias = self.bias if j == _POINTS.index(1.0) else None
-            products.append(F.conv2d(combined[j], self.filters[j], bias, padding=(0, 2)))
-        stacked = torch.stack([product.permute(0, 2, 3, 1) for product in products])
-        result = torch.mm(self.combine_outputs, stacked.view(_PRODUCTS, -1))
+            product = F.conv2d(combined[j], self.get_buffer(f"filter_{j}"), bias, padding=(0, 2))
+            products[j] = product.permute(0, 2, 3, 1)
+        result = torch.mm(self.combine_outputs, products.view(_PRODUCTS, -1))
         return result.view(_OUTPUTS, count, tiles, width, -1)
 
 
