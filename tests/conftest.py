@@ -20,3 +20,7 @@ def one_thread():
 def gpu_tests_need_a_gpu(request: pytest.FixtureRequest):
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+# A program that a test starts, not a module of tests.
+collect_ignore = ["encode_in_workers.py"]
