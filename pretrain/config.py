@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml
-
 from pretrain.data import DATASETS, parse_name
-from pretrain.strict_yaml import load_yaml
+from pretrain.strict_yaml import dump_yaml, load_yaml
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -163,7 +161,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """All settings, readable by `--config`."""
-        return str(yaml.safe_dump(asdict(self), sort_keys=False))
+        return dump_yaml(asdict(self))
 
 
 _RANGES: list[tuple[str, float, float]] = [

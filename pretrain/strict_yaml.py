@@ -1,4 +1,4 @@
-"""Reads YAML as data: flat mappings, YAML 1.2 numbers, and none of PyYAML's silent surprises."""
+"""YAML as data: flat mappings, YAML 1.2 numbers, and none of PyYAML's silent surprises."""
 
 import re
 from pathlib import Path
@@ -29,6 +29,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold 'key: value' lines, but holds {type(value).__name__}")
     return value
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Writes a mapping so that `load_yaml` reads the same one, in the same order."""
+    return str(yaml.dump(values, Dumper=_StrictDumper, sort_keys=False))
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -68,3 +73,10 @@ _StrictLoader.add_implicit_resolver(
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"),
     list("-+.0123456789"),
 )
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes the text that the loader would take for a number."""
+
+
+_StrictDumper.yaml_implicit_resolvers = _StrictLoader.yaml_implicit_resolvers
