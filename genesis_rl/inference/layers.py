@@ -146,7 +146,7 @@ class LeanGatedConv(nn.Module):
     def forward(self, x: Tensor, operations: Operations) -> Tensor:
         """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
         if self.winograd is not None:
-            return untile(F.glu(self.winograd(x), dim=-1)).permute(0, 3, 1, 2)
+            return untile(F.glu(self.winograd(x), dim=2))
         if self.instance_norm is not None:
             return F.glu(self._normalised(x), dim=1).contiguous(memory_format=CHANNELS_LAST)
         return operations.gate(self.conv(x, operations), self.conv.bias)
@@ -154,7 +154,11 @@ class LeanGatedConv(nn.Module):
     def to_logit(self, x: Tensor, operations: Operations, weight: Tensor, offset: Tensor) -> Tensor:
         """The same, with the channels contracted at once: float32 `[N, H', W']`."""
         if self.winograd is not None:
-            return untile(torch.matmul(F.glu(self.winograd(x), dim=-1), weight)) + offset
+            gated = F.glu(self.winograd(x), dim=2)  # [N, 4, C, T, W]
+            logits = torch.matmul(weight, gated.flatten(start_dim=3)).view(
+                *gated.shape[:2], 1, *gated.shape[3:]
+            )
+            return untile(logits)[:, 0] + offset
         if self.instance_norm is not None:
             gated = F.glu(self._normalised(x), dim=1)
             return torch.matmul(gated.float().permute(0, 2, 3, 1), weight) + offset

@@ -112,6 +112,7 @@ class LeanGenesis(Frozen):
             would feed on itself, stay in float32.
         operations: `PlainOperations`, or the CUDA kernels.
         winograd: Whether convolutions that gain from it use `WinogradConv`, which is for the CPU.
+        masks_at_once: How many masks are decoded together; None is all of them.
     """
 
     unflatten_weight: Tensor
@@ -126,9 +127,11 @@ class LeanGenesis(Frozen):
         dtype: torch.dtype = torch.float32,
         operations: Operations | None = None,
         winograd: bool = False,
+        masks_at_once: int | None = None,
     ):
         super().__init__(model)
         self.dtype = dtype
+        self.masks_at_once = masks_at_once
         self.operations: Operations = operations or PlainOperations()
         masks, components = model.masks, model.components
 
@@ -206,12 +209,17 @@ class LeanGenesis(Frozen):
         if not self.operations.add_bias:
             x = x + self.unflatten_bias.to(x.dtype)[:, None, None]
         x = self.operations.gate(x, self.unflatten_bias)
+        parts = [x] if self.masks_at_once is None else x.split(self.masks_at_once)
+        logits = [self._decode(part) for part in parts]
+        return torch.cat(logits).unflatten(0, (-1, self.num_slots - 1))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        """Maps small `[N, C, H, W]` images of the mask decoder to its logits, `[N, S, S]`."""
         *layers, last = self.decoder
         for layer in layers:
             x = layer(x, self.operations)
         assert isinstance(last, LeanGatedConv)
-        logits = last.to_logit(x, self.operations, self.readout_weight, self.readout_bias)
-        return logits.unflatten(0, (-1, self.num_slots - 1))
+        return last.to_logit(x, self.operations, self.readout_weight, self.readout_bias)
 
     def _component_posterior(self, slots: Tensor) -> Gaussian:
         """Reads `[B * K, 4, S, S]` as a posterior over `[B, K, C]` component latents."""

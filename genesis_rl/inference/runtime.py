@@ -24,9 +24,11 @@ _FORKED = (
     "GenesisVectorObsWrapper or GenesisVecEnvWrapper, or pass device='cpu'"
 )
 
-# Bytes of the largest activation on the CPU. More of them than this leave the cache, and are asked
-# of the operating system afresh each time; for the default model it is two images.
-_CPU_ACTIVATIONS = 9 << 20
+# Bytes of the largest activation on the CPU. More of it would leave the cache, and be asked of the
+# operating system afresh for each image. For the default model that is four masks at a time.
+_CPU_ACTIVATION = 9 << 19
+# Whose images share one pass over the two large matrices of the model, 42 MB.
+_CPU_CHUNK = 4
 
 
 class Runtime(abc.ABC):
@@ -86,17 +88,18 @@ class PlainRuntime(Runtime):
     """The CPU, and any device for which there are no kernels here."""
 
     def __init__(self, model: SlotModel, device: torch.device, dtype: torch.dtype):
-        on_cpu = device.type == "cpu"
         network: Frozen
-        if isinstance(model, Genesis):
-            network = LeanGenesis(model, dtype=dtype, winograd=on_cpu and dtype == torch.float32)
-        else:
-            network = FrozenModel(model, dtype)
-        pixels = model.image_size**2 * max(model.num_slots - 1, 1)
-        fitting = _CPU_ACTIVATIONS // (pixels * 2 * model.config.width * 4)
-        chunk = min(max(fitting, 1), 256) if on_cpu else 256
-        if on_cpu:
+        if device.type == "cpu":
             _keep_freed_memory()
+        if not isinstance(model, Genesis):
+            network, chunk = FrozenModel(model, dtype), 16 if device.type == "cpu" else 256
+        elif device.type == "cpu":
+            fitting = max(_CPU_ACTIVATION // (model.image_size**2 * 2 * model.config.width * 4), 1)
+            chunk = max(_CPU_CHUNK, fitting // (model.num_slots - 1))
+            winograd = dtype == torch.float32
+            network = LeanGenesis(model, dtype=dtype, winograd=winograd, masks_at_once=fitting)
+        else:
+            network, chunk = LeanGenesis(model, dtype=dtype), 256
         super().__init__(network.to(device), device, chunk)
 
     def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
