@@ -26,7 +26,7 @@ format: .venv/installed
 		(echo "genesis-rl needs Python >= 3.10, but $(PYTHON) is $$($(PYTHON) -V); run: make PYTHON=python3.11"; exit 2)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[viz,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[viz,env,dev]'
 	@touch $@
 
 clean:
