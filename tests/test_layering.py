@@ -26,7 +26,7 @@ ALLOWED = {
         "stable_baselines3",
     },
     "genesis_rl/wrappers/sb3_adapter.py": {"genesis_rl", "numpy", "gymnasium", "stable_baselines3"},
-    "envs": {"envs", "torch", "numpy", "gymnasium"},
+    "envs": {"envs", "torch", "numpy", "gymnasium", "cv2"},
     "pretrain": {"pretrain", "genesis_rl", "envs", "torch", "numpy", "yaml", "tensorboard"}
     | {"tqdm", "cv2", "PIL", "google_crc32c", "gymnasium"},
     "benchmarks": OWN
