@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = ["--checkpoint", str(args.checkpoint), "--images", str(args.images)]
     flags += ["--dataset", entry["metadata"]["dataset"], "--device", args.device]
     flags += ["--picture", str(args.checkpoint / PICTURE), "--results-dir", str(args.results_dir)]
-    line = segmentation.main(flags)
+    (line,) = segmentation.main(flags)
     (args.checkpoint / CARD).write_text(card(args.checkpoint.name, entry, line, args.note))
     print(f"wrote {args.checkpoint / CARD}")
 

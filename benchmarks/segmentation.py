@@ -6,6 +6,10 @@ Protocol: Engelcke et al. (2020), section 4.2. Hard masks (the most likely slot 
 asks for one posterior sample, which is what the published numbers used.
 
     python -m benchmarks.segmentation --checkpoint multi_dsprites --images 320
+    python -m benchmarks.segmentation --checkpoint runs/seed-0 runs/seed-1 runs/seed-2
+
+Several checkpoints see the same images; then mean and standard deviation over models are printed,
+which is what the paper reports (five seeds).
 """
 
 from __future__ import annotations
@@ -145,10 +149,15 @@ def choose_images(length: int, images: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(length, images, replace=False))
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the command line; returns the result line."""
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Runs the command line; returns the result line of each checkpoint."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=["multi_dsprites"],
+        help="shipped ids or folders; several are averaged",
+    )
     parser.add_argument("--dataset", default="multi_dsprites", help="dataset with masks")
     parser.add_argument("--data-dir", type=Path, help="where the dataset is, if it is on disk")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
@@ -160,28 +169,35 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "--picture", type=Path, default=Path("runs/segmentation.png"), help="best, median, worst"
     )
     args = parser.parse_args(argv)
-    return evaluate(args, argv)
+    lines = [evaluate(checkpoint, args, argv) for checkpoint in args.checkpoint]
+    if len(lines) > 1:
+        print(f"mean and std over {len(lines)} checkpoints")
+        for name, value in over_models(lines).items():
+            print(f"{name:<20}{value['mean']:8.4f}{value['std']:8.4f}")
+    return lines
 
 
-def evaluate(args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
-    """Loads what the arguments name, scores it, and reports."""
+def over_models(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Returns mean and standard deviation, over models, of each model's mean."""
     import torch
+
+    names = (*METRICS, "error_per_element", "mse")
+    return {
+        name: _mean_std(torch.tensor([line[name]["mean"] for line in lines], dtype=torch.float64))
+        for name in names
+    }
+
+
+def evaluate(checkpoint: str, args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Scores one checkpoint on what the arguments name, and reports."""
     from tqdm import tqdm
 
     from genesis_rl import load_checkpoint
-    from genesis_rl.checkpoint import checkpoint_sha256
-    from pretrain import data
+    from genesis_rl.checkpoint import checkpoint_sha256, read_config
 
     device = prepare_device(args.device, args.threads)
-    model = load_checkpoint(args.checkpoint).to(device)
-    options = {} if args.data_dir is None else {"data_dir": args.data_dir}
-    dataset = data.load(args.dataset, split=args.split, image_size=model.image_size, **options)
-
-    batches = [dataset.batch(choose_images(len(dataset), args.images, seed)) for seed in args.seeds]
-    images = torch.cat([batch.images.cpu() for batch in batches])
-    masks = torch.cat([batch.masks.cpu() for batch in batches if batch.masks is not None])
-    if len(masks) < len(images):
-        raise ValueError(f"dataset {args.dataset!r} has no instance masks to compare with")
+    model = load_checkpoint(checkpoint).to(device)
+    images, masks = load_images(args, model.image_size)
     noise = draw_noise(model, args.images, args.seeds) if args.samples else None
 
     started = time.perf_counter()
@@ -198,21 +214,16 @@ def evaluate(args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
     seconds = time.perf_counter() - started
 
     summary = result.summary()
+    picture = picture_path(args, checkpoint)
     cases = picture_cases(result)
     output = decompose(
         model, to_model(images[cases], device), None if noise is None else noise[cases]
     )
-    save_picture(args.picture, images[cases], masks[cases], output)
-
+    save_picture(picture, images[cases], masks[cases], output)
     latents = "samples" if args.samples else "means"
-    print(f"{args.checkpoint} on {args.dataset}, {summary['images']} images, posterior {latents}")
-    print(f"{'':<20}{'mean':>8}{'std':>8}{'one slot':>10}")
-    for name in (*METRICS, "error_per_element", "mse"):
-        mean, std = summary[name]["mean"], summary[name]["std"]
-        chance = f"{summary['one_slot'][name]:10.3f}" if name in METRICS else ""
-        print(f"{name:<20}{mean:8.4f}{std:8.4f}{chance}")
-    print(f"{summary['skipped']} images had no foreground and were skipped")
-    print(f"best, median and worst image: {args.picture}")
+    print(f"{checkpoint} on {args.dataset}, {summary['images']} images, posterior {latents}")
+    print_table(summary)
+    print(f"best, median and worst image: {picture}")
 
     seeds = [slice(i * args.images, (i + 1) * args.images) for i in range(len(args.seeds))]
     per_seed = {
@@ -222,8 +233,10 @@ def evaluate(args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
     return save_result(
         "segmentation",
         {
-            "checkpoint": str(args.checkpoint),
-            "checkpoint_sha256": checkpoint_sha256(args.checkpoint),
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": checkpoint_sha256(checkpoint),
+            "model": read_config(checkpoint)["model"],
+            "slots": model.num_slots,
             "dataset": args.dataset,
             "split": args.split,
             "latents": latents,
@@ -236,6 +249,41 @@ def evaluate(args: Any, argv: Sequence[str] | None) -> dict[str, Any]:
         folder=args.results_dir,
         argv=argv,
     )
+
+
+def load_images(args: Any, image_size: int) -> tuple[Tensor, Tensor]:
+    """Returns the images that the arguments name, `[N, H, W, 3]`, and their masks `[N, H, W]`."""
+    import torch
+
+    from pretrain import data
+
+    options = {} if args.data_dir is None else {"data_dir": args.data_dir}
+    dataset = data.load(args.dataset, split=args.split, image_size=image_size, **options)
+    batches = [dataset.batch(choose_images(len(dataset), args.images, seed)) for seed in args.seeds]
+    images = torch.cat([batch.images.cpu() for batch in batches])
+    masks = [batch.masks.cpu() for batch in batches if batch.masks is not None]
+    if not masks:
+        raise ValueError(f"dataset {args.dataset!r} has no instance masks to compare with")
+    return images, torch.cat(masks)
+
+
+def picture_path(args: Any, checkpoint: str) -> Path:
+    """Returns where the picture of a checkpoint goes; several do not overwrite each other."""
+    path: Path = args.picture
+    if len(args.checkpoint) == 1:
+        return path
+    number = args.checkpoint.index(checkpoint)
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """Prints the scores of a checkpoint, beside those of a single slot for everything."""
+    print(f"{'':<20}{'mean':>8}{'std':>8}{'one slot':>10}")
+    for name in (*METRICS, "error_per_element", "mse"):
+        mean, std = summary[name]["mean"], summary[name]["std"]
+        chance = f"{summary['one_slot'][name]:10.3f}" if name in METRICS else ""
+        print(f"{name:<20}{mean:8.4f}{std:8.4f}{chance}")
+    print(f"{summary['skipped']} images had no foreground and were skipped")
 
 
 def draw_noise(model: Any, images: int, seeds: Sequence[int]) -> Tensor:

@@ -105,8 +105,44 @@ def test_the_command_scores_a_checkpoint(checkpoint, tmp_path, capsys, latents):
     assert cv2.imread(str(picture)).shape == (3 * (64 + 2) + 2, (1 + 3 + 2 * 3) * (64 + 2) + 4, 3)
 
 
+def test_models_are_averaged_over_their_means(checkpoint, tmp_path, capsys):
+    import shutil
+
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    argv = ["--checkpoint", str(checkpoint), str(other), "--images", "4", "--device", "cpu"]
+    argv += ["--picture", str(tmp_path / "cases.png"), "--results-dir", str(tmp_path)]
+    first, second = segmentation.main(argv)
+    assert (first["checkpoint"], second["checkpoint"]) == (str(checkpoint), str(other))
+    assert first["ari"] == second["ari"]  # the same weights see the same images
+    assert "over 2 checkpoints" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["cases-0.png", "cases-1.png"]
+    means = [{"mean": value, "std": 9.0} for value in (0.2, 0.4)]
+    lines = [dict.fromkeys((*segmentation.METRICS, "error_per_element", "mse"), m) for m in means]
+    assert segmentation.over_models(lines)["ari_fg"] == {"mean": 0.3, "std": 0.1}
+
+
+def test_a_dataset_without_masks_is_refused(checkpoint, tmp_path):
+    from pretrain.data.env_frames import EnvFrames
+
+    EnvFrames(
+        "test", variant="envs:GenesisRL/SpriteGoal-v0", size=4, image_size=32, data_dir=tmp_path
+    )
+    argv = [
+        "--checkpoint",
+        str(checkpoint),
+        "--dataset",
+        "env:envs:GenesisRL/SpriteGoal-v0",
+        "--images",
+        "4",
+    ]
+    with pytest.raises(ValueError, match="has no instance masks"):
+        segmentation.main([*argv, "--data-dir", str(tmp_path), "--results-dir", str(tmp_path)])
+
+
 def test_a_mistake_is_named(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"multi_dsprites"):
         segmentation.main(["--checkpoint", str(checkpoint), "--dataset", "multi_dsprite"])
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
         segmentation.main(["--checkpoint", "nowhere"])
+    with pytest.raises(SystemExit):  # argparse says that it needs a number above 0
+        segmentation.main(["--checkpoint", str(checkpoint), "--images", "0"])
