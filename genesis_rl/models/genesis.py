@@ -130,6 +130,19 @@ class Genesis(SlotModel):
         what = self.components.posterior(images, log_masks)
         return torch.cat([mask_latents, what.sample(self._split(noise)[1])], dim=-1)
 
+    def decode(self, latents: Tensor) -> Decomposition:
+        """Draws `[B, K, D]` latents, wherever they come from: an image, the prior, or an edit.
+
+        Each mask latent says what its slot claims of what the slots before it left, so an edited
+        one also changes the masks of the slots after it, whose own latents stay as they are.
+        """
+        mask_latents, component_latents = latents.split(self.latent_sizes, dim=-1)
+        return Decomposition(
+            log_masks=self.masks.decode(mask_latents),
+            components=self.components.decode(component_latents),
+            latents=latents,
+        )
+
     @torch.no_grad()
     def sample(
         self,
@@ -154,11 +167,7 @@ class Genesis(SlotModel):
         assert mask_noise is not None
         mask_latents = self.masks.sample(mask_noise, squash_means=squash_prior_means)
         component_latents = self.components.prior(mask_latents).sample(component_noise)
-        return Decomposition(
-            log_masks=self.masks.decode(mask_latents),
-            components=self.components.decode(component_latents),
-            latents=torch.cat([mask_latents, component_latents], dim=-1),
-        )
+        return self.decode(torch.cat([mask_latents, component_latents], dim=-1))
 
     def _infer_masks(self, images: Tensor, noise: Tensor | None) -> tuple[Gaussian, Tensor, Tensor]:
         self.check_images(images)

@@ -90,7 +90,7 @@ class GenesisS(SlotModel):
         self.check_images(images)
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior, latents = self.masks.posterior(images, noise)
-        drawn = self._draw(latents)
+        drawn = self.decode(latents)
         with full_precision(images):
             prior = self.masks.prior(latents)
             kl = monte_carlo_kl(posterior, prior, latents)  # [B, K]
@@ -109,15 +109,15 @@ class GenesisS(SlotModel):
         self.check_images(images)
         return self.masks.posterior(images, noise)[1]
 
-    @torch.no_grad()
-    def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
-        noise = self.draw_noise(count) if noise is None else noise
-        return self._draw(self.masks.sample(noise))
-
-    def _draw(self, latents: Tensor) -> Decomposition:
+    def decode(self, latents: Tensor) -> Decomposition:
         rgb = self.decoder(latents.flatten(end_dim=1)).float().sigmoid()
         return Decomposition(
             log_masks=self.masks.decode(latents),
             components=rgb.unflatten(0, (-1, self.num_slots)),
             latents=latents,
         )
+
+    @torch.no_grad()
+    def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
+        noise = self.draw_noise(count) if noise is None else noise
+        return self.decode(self.masks.sample(noise))

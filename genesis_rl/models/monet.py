@@ -135,7 +135,7 @@ class Monet(SlotModel):
         log_masks = self._attend(images)
         posterior = self.components.posterior(images, log_masks)
         latents = posterior.sample(noise)
-        drawn = self._draw(latents)
+        drawn = self.decode(latents)
         with full_precision(images):
             zeros = torch.zeros_like(latents)
             return MonetOutput(
@@ -152,10 +152,19 @@ class Monet(SlotModel):
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.components.posterior(images, self._attend(images)).sample(noise)
 
+    def decode(self, latents: Tensor) -> Decomposition:
+        """Draws `[B, K, C]` latents under the masks that they ask for; no image, no attention."""
+        rgb, logits = self.components.draw(latents).split([3, 1], dim=2)
+        if self.config.mask_prior == "softmax":
+            log_masks = logits.log_softmax(dim=1)
+        else:
+            log_masks = stick_breaking(logits[:, :-1])
+        return Decomposition(log_masks=log_masks, components=rgb.sigmoid(), latents=latents)
+
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
         """Dreams up `count` images: K independent slots under the masks that they ask for."""
-        return self._draw(self.draw_noise(count) if noise is None else noise)
+        return self.decode(self.draw_noise(count) if noise is None else noise)
 
     def _attend(self, images: Tensor) -> Tensor:
         """Returns log masks `[B, K, 1, H, W]`; the last slot takes what the others leave."""
@@ -167,15 +176,6 @@ class Monet(SlotModel):
             log_masks.append(log_scope + F.logsigmoid(logits))
             log_scope = log_scope + F.logsigmoid(-logits)
         return torch.stack([*log_masks, log_scope], dim=1)
-
-    def _draw(self, latents: Tensor) -> Decomposition:
-        """Draws `[B, K, C]` latents, with the masks that they ask for."""
-        rgb, logits = self.components.draw(latents).split([3, 1], dim=2)
-        if self.config.mask_prior == "softmax":
-            log_masks = logits.log_softmax(dim=1)
-        else:
-            log_masks = stick_breaking(logits[:, :-1])
-        return Decomposition(log_masks=log_masks, components=rgb.sigmoid(), latents=latents)
 
 
 def mask_divergence(log_masks: Tensor, log_prior: Tensor) -> Tensor:

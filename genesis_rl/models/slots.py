@@ -35,6 +35,12 @@ class Decomposition:
         return self.log_masks.exp()
 
     @property
+    def scopes(self) -> Tensor:
+        """`[B, K, 1, H, W]` what slots before this one left of each pixel: 1 for the first."""
+        masks = self.masks
+        return (1 - masks.cumsum(dim=1) + masks).clamp(0, 1)
+
+    @property
     def canvases(self) -> Tensor:
         """`[B, K, 3, H, W]` the image after slots 1, 1-2, ... 1-K were painted, on black."""
         return (self.masks * self.components).cumsum(dim=1)
@@ -104,6 +110,10 @@ class SlotModel(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Returns slot latents `[B, K, D]`: posterior means, or samples where noise is given."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Decomposition:
+        """Draws `[B, K, D]` latents, wherever they come from: an image, the prior, or an edit."""
 
     @abstractmethod
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:

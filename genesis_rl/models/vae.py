@@ -69,7 +69,7 @@ class _Vae(SlotModel):
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior = self._posterior(images)
         latents = posterior.sample(noise)
-        drawn = self._draw(latents)
+        drawn = self.decode(latents)
         with full_precision(images):
             zeros = torch.zeros_like(latents)
             kl = monte_carlo_kl(posterior, Gaussian(zeros, zeros + 1), latents)  # [B, 1]
@@ -86,19 +86,19 @@ class _Vae(SlotModel):
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         return self._posterior(images).sample(noise)
 
+    def decode(self, latents: Tensor) -> Decomposition:
+        rgb = self.decoder(latents[:, 0]).float().sigmoid()[:, None]  # [B, 1, 3, H, W]
+        return Decomposition(torch.zeros_like(rgb[:, :, :1]), rgb, latents)
+
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
-        return self._draw(self.draw_noise(count) if noise is None else noise)
+        return self.decode(self.draw_noise(count) if noise is None else noise)
 
     def _posterior(self, images: Tensor) -> Gaussian:
         self.check_images(images)
         features = self.encoder(images).float()
         with full_precision(features):
             return posterior_gaussian(self.head(features)[:, None])
-
-    def _draw(self, latents: Tensor) -> Decomposition:
-        rgb = self.decoder(latents[:, 0]).float().sigmoid()[:, None]  # [B, 1, 3, H, W]
-        return Decomposition(torch.zeros_like(rgb[:, :, :1]), rgb, latents)
 
 
 class DcVae(_Vae):
