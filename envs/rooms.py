@@ -1,0 +1,258 @@
+"""The recipe of the GQN rooms: one to three objects on the floor of a square room.
+
+Shapes: B rooms, N = 3 places for objects in each. A room is a pure function of a seed and an index:
+it does not depend on the batch that it is drawn in. Lengths are in world units, z is up, and the
+floor is z = 0 with |x|, |y| <= 3.5.
+
+Published are the room, the seven shapes, the number of objects and the ring that the camera moves
+on; sizes, colours and camera were measured on published frames; how objects are placed is unknown.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.counter_rng import bits, fold, integers
+from envs.solids import SOLIDS, Camera, RoomStage, Solids, SolidScene
+from envs.textures import ROOM_FLOORS, ROOM_WALLS
+
+ROOM_SHAPES = ("box", "sphere", "cylinder", "capsule", "cone", "icosahedron", "triangle")
+"""The seven shapes, by shape number."""
+
+MAX_OBJECTS = 3
+VIEWS = 10
+"""Views of every scene of the published set."""
+
+RING_RADIUS, CAMERA_HEIGHT, FIELD_OF_VIEW = 3.5, 0.75, 50.0
+"""The camera's ring, which it looks at the room's axis from, horizontally; degrees."""
+
+PLACE_LIMIT = 1.6  # |x| and |y| of an object's centre
+PLACE_GAP = 1.15  # between the centres of two objects
+_TRIES = 24  # places drawn for an object until one is free
+
+# Half sizes in x, y and z, from and to. Where x and y are the same number they are drawn together.
+_SIZES = {
+    "box": ((0.1, 0.45), (0.1, 0.45), (0.1, 0.45)),
+    "sphere": ((0.11, 0.45),) * 3,
+    "cylinder": ((0.12, 0.35), (0.12, 0.35), (0.2, 0.5)),
+    "capsule": ((0.2, 0.36), (0.2, 0.36), (0.525, 0.525)),
+    "cone": ((0.32, 0.32), (0.32, 0.32), (0.37, 0.37)),
+    "icosahedron": ((0.425, 0.425),) * 3,
+    "triangle": ((0.7, 0.7), (0.12, 0.12), (0.61, 0.61)),
+}
+_ROD_RADIUS = _SIZES["triangle"][1][0]
+_SATURATION = (0.75, 1.0)
+_LIGHT = ((-2.0, 2.0), (-2.0, 2.0), (3.5, 5.0))  # where the light may be: x, y and z
+
+
+class Rooms(NamedTuple):
+    """What stands where, in which colours; `room_scene` makes it drawable.
+
+    Attributes:
+        shape: `[B, N]` int64, an index into `ROOM_SHAPES`.
+        size: `[B, N, 3]` float32, half of the width, depth and height; x = y for round shapes.
+        colour: `[B, N, 3]` float32 RGB in [0, 1].
+        place: `[B, N, 2]` float32, x and y of the centre.
+        yaw: `[B, N]` float32, radians, counter-clockwise seen from above.
+        present: `[B, N]` bool; those that are there come first.
+        floor: `[B]` int64, an index into `ROOM_FLOORS`.
+        wall: `[B]` int64, an index into `ROOM_WALLS`.
+        light: `[B, 3]` float32, where the light is that casts shadows.
+    """
+
+    shape: Tensor
+    size: Tensor
+    colour: Tensor
+    place: Tensor
+    yaw: Tensor
+    present: Tensor
+    floor: Tensor
+    wall: Tensor
+    light: Tensor
+
+
+def draw_rooms(seed: int, index: Tensor, objects: tuple[int, int] = (1, MAX_OBJECTS)) -> Rooms:
+    """The rooms with these numbers.
+
+    Args:
+        seed: Of the dataset; its rooms are `index` 0, 1, 2 and so on.
+        index: `[B]` int64; its device is where the rooms are made.
+        objects: How many objects a room has, from and to; uniform.
+    """
+    key, tables, (low, high) = fold(seed, index, index.device), _tables(index.device), objects
+    whole = bits(fold(key, 0), 6)
+    each = bits(fold(key, 1), 8 * MAX_OBJECTS).unflatten(1, (MAX_OBJECTS, 8))
+    count = low + integers(whole[:, :1], high - low + 1)
+    shape = integers(each[..., 0], len(ROOM_SHAPES))
+    ranges = tables.sizes[shape]  # [B, N, 3, 2]
+    share = _fractions(each[..., 1:4])
+    share[..., 1] = torch.where(shape == ROOM_SHAPES.index("box"), share[..., 1], share[..., 0])
+    return Rooms(
+        shape=shape,
+        size=torch.lerp(ranges[..., 0], ranges[..., 1], share),
+        colour=_vivid(_fractions(each[..., 4]), _fractions(each[..., 5])),
+        place=_places(fold(key, 2)),
+        yaw=2 * math.pi * _fractions(each[..., 6]),
+        present=torch.arange(MAX_OBJECTS, device=index.device) < count,
+        floor=integers(whole[:, 1], len(ROOM_FLOORS)),
+        wall=integers(whole[:, 2], len(ROOM_WALLS)),
+        light=torch.lerp(*tables.light.unbind(1), _fractions(whole[:, 3:6])),
+    )
+
+
+def view_angles(seed: int, index: Tensor, views: int = VIEWS) -> Tensor:
+    """`[B, views]` float32: where on the ring the camera stands for each view, in [0, 2 pi)."""
+    key = fold(fold(seed, index, index.device), 3)
+    return 2 * math.pi * _fractions(bits(key, views))
+
+
+def ring_camera(angle: Tensor) -> Camera:
+    """Cameras at these `[B]` angles of the ring, which look at the room's axis."""
+    angle = angle.double()  # so that every device agrees
+    x, y = angle.cos(), angle.sin()
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    right, up, backward = [(-y, x, zero), (zero, zero, one), (x, y, zero)]
+    columns = [torch.stack(column, dim=-1) for column in (right, up, backward)]
+    position = torch.stack([RING_RADIUS * x, RING_RADIUS * y, CAMERA_HEIGHT * one], dim=-1)
+    return Camera(position.float(), torch.stack(columns, dim=-1).float(), FIELD_OF_VIEW)
+
+
+def camera_rows(angle: Tensor) -> Tensor:
+    """`[..., 5]` float32: cameras as the dataset's files describe them, for these angles.
+
+    That is x and y on the unit circle, height 0, yaw in [0, 2 pi) and pitch 0. The yaw's sense of
+    rotation in the published files is not known; here it is the direction of view.
+    """
+    angle = angle.double()
+    zero = torch.zeros_like(angle)
+    yaw = (angle + math.pi) % (2 * math.pi)
+    return torch.stack([angle.cos(), angle.sin(), zero, yaw, zero], dim=-1).float()
+
+
+def room_scene(rooms: Rooms, camera: Camera) -> SolidScene:
+    """These rooms seen by these cameras, one each; object n of a room has the owner n + 1."""
+    return SolidScene(
+        solids=_solids(rooms), stage=RoomStage(rooms.floor, rooms.wall, rooms.light), camera=camera
+    )
+
+
+def _solids(rooms: Rooms) -> Solids:
+    """Every object as one primitive, but triangles as three: `[B, 3 N]`, empty slots last."""
+    owner = torch.arange(1, MAX_OBJECTS + 1, device=rooms.shape.device) * rooms.present
+    triangle = rooms.shape == ROOM_SHAPES.index("triangle")
+    bodies, rods = _bodies(rooms, owner * ~triangle), _rods(rooms, owner * triangle)
+    pairs = zip(vars(bodies).values(), vars(rods).values(), strict=True)
+    parts = Solids(*(torch.cat(pair, dim=1) for pair in pairs))  # [B, 4 N]
+    order = (parts.owner == 0).to(torch.uint8).argsort(dim=1, stable=True)[:, : 3 * MAX_OBJECTS]
+    row = torch.arange(len(order), device=order.device)[:, None]
+    return Solids(*(value[row, order] for value in vars(parts).values()))
+
+
+def _bodies(rooms: Rooms, owner: Tensor) -> Solids:
+    """The objects as primitives of their own shape, standing on the floor: `[B, N]`."""
+    kind = _tables(owner.device).kind[rooms.shape]
+    height = rooms.size[..., 2]
+    # A capsule's lower cap is sunk in the floor: what stands on it has straight sides.
+    sunk = (rooms.shape == ROOM_SHAPES.index("capsule")) * rooms.size[..., 0] / 2
+    half, radii = (height - sunk)[..., None], rooms.size[..., :2]
+    position = torch.cat([rooms.place, half], dim=-1)
+    size = torch.cat([radii, half], dim=-1)
+    return Solids(kind, size, position, _upright(rooms.yaw), rooms.colour, owner)
+
+
+def _rods(rooms: Rooms, owner: Tensor) -> Solids:
+    """Three rods for every object, between the corners of an upright triangle: `[B, 3 N]`."""
+    upright = _upright(rooms.yaw)  # [B, N, 3, 3]
+    tables = _tables(owner.device)
+    floor = torch.cat([rooms.place, torch.zeros_like(rooms.place[..., :1])], dim=-1)
+    radii = torch.full_like(tables.half, _ROD_RADIUS)
+    offset = (upright[:, :, None] @ tables.middle[..., None])[..., 0]  # [B, N, 3 rods, 3]
+    shape = (*owner.shape, 3)
+    return Solids(
+        kind=torch.full(shape, SOLIDS.index("capsule"), device=owner.device).flatten(1),
+        size=torch.stack([radii, radii, tables.half], dim=-1).expand(*shape, 3).flatten(1, 2),
+        position=(floor[:, :, None] + offset).flatten(1, 2),
+        rotation=(upright[:, :, None] @ tables.axes).flatten(1, 2),
+        colour=rooms.colour[:, :, None].expand(*shape, 3).flatten(1, 2),
+        owner=owner[..., None].expand(shape).flatten(1),
+    )
+
+
+def _upright(yaw: Tensor) -> Tensor:
+    """`[..., 3, 3]`: turned about the vertical."""
+    c, s = yaw.double().cos().float(), yaw.double().sin().float()
+    zero, one = torch.zeros_like(c), torch.ones_like(c)
+    rows = [(c, -s, zero), (s, c, zero), (zero, zero, one)]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _places(key: Tensor) -> Tensor:
+    """`[B, N, 2]`: uniform in a square, each object clear of those before it.
+
+    Of the places drawn for an object the first that is free is taken, or, should none be, the one
+    that is farthest from the others.
+    """
+    draws = _fractions(bits(key, 2 * MAX_OBJECTS * _TRIES)) * 2 - 1
+    tries = PLACE_LIMIT * draws.unflatten(1, (MAX_OBJECTS, _TRIES, 2))
+    rank = torch.arange(_TRIES, 0, -1, device=key.device) * 100.0
+    row = torch.arange(len(key), device=key.device)
+    taken = tries[:, 0, :1]
+    for k in range(1, MAX_OBJECTS):
+        room = (tries[:, k, :, None] - taken[:, None]).norm(dim=-1).amin(dim=-1)  # [B, tries]
+        best = torch.where(room >= PLACE_GAP, rank, room).argmax(dim=1)
+        taken = torch.cat([taken, tries[row, k, best][:, None]], dim=1)
+    return taken
+
+
+def _vivid(hue: Tensor, share: Tensor) -> Tensor:
+    """RGB of a hue in [0, 1) at full value; the saturation is this share of its range."""
+    saturation = _SATURATION[0] + (_SATURATION[1] - _SATURATION[0]) * share
+    turns = torch.stack([6 * hue, 6 * hue + 4, 6 * hue + 2], dim=-1)
+    ramp = (turns % 6 - 3).abs() - 1
+    return 1 - saturation[..., None] * (1 - ramp.clamp(0, 1))
+
+
+def _fractions(draws: Tensor) -> Tensor:
+    """Random bits to float32 in [0, 1), the same on every device."""
+    return integers(draws, 1 << 23).float() * 2.0**-23
+
+
+class _Tables(NamedTuple):
+    """Constants on a device.
+
+    Attributes:
+        kind: `[7]` int64, the primitive that a shape is, an index into `SOLIDS`.
+        sizes: `[7, 3, 2]`, the smallest and the largest half size of every shape.
+        light: `[3, 2]`, where the light may be.
+        middle: `[3, 3]`, the middles of a triangle's rods, in its x-z plane, standing on z = 0.
+        axes: `[3, 3, 3]`, own axes of the rods to those of the triangle.
+        half: `[3]`, half lengths of the rods, without the caps.
+    """
+
+    kind: Tensor
+    sizes: Tensor
+    light: Tensor
+    middle: Tensor
+    axes: Tensor
+    half: Tensor
+
+
+@lru_cache(maxsize=16)
+def _tables(device: torch.device) -> _Tables:
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        kind = [SOLIDS.index(shape) if shape in SOLIDS else 0 for shape in ROOM_SHAPES]
+        sizes = torch.tensor([_SIZES[shape] for shape in ROOM_SHAPES])
+        width, height = 2 * sizes[-1, 0, 0].item(), 2 * sizes[-1, 2, 0].item()
+        side, radius = width / 2 - _ROD_RADIUS, _ROD_RADIUS
+        corners = torch.tensor([[-side, 0, radius], [side, 0, radius], [0, 0, height - radius]])
+        rods = corners.roll(-1, dims=0) - corners
+        half = rods.norm(dim=-1) / 2
+        along, across = rods / (2 * half[:, None]), torch.tensor([[0.0, 1.0, 0.0]]).expand(3, 3)
+        axes = torch.stack([torch.linalg.cross(across, along), across, along], dim=-1)
+        tables = _Tables(
+            torch.tensor(kind), sizes, torch.tensor(_LIGHT), corners + rods / 2, axes, half
+        )
+        return _Tables(*(table.to(device) for table in tables))
