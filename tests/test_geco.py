@@ -52,6 +52,57 @@ def test_beta_stays_within_its_clamps():
     assert geco.beta.item() == pytest.approx(1e-10)
 
 
+def test_the_options_left_alone_change_no_bit():
+    geco = Geco.for_image_size(64)
+    beta, average = torch.tensor(1.0), None  # the update as the paper and the release have it
+    for error in torch.linspace(8000, 6900, 50):  # misses the goal of 6,948.9, then meets it
+        geco(error, torch.tensor(50.0))
+        average = 0.99 * average + (1 - 0.99) * error.double() if average else error.double()
+        slack = 0.5655 * 3 * 64**2 - average
+        rate = 1e-5 * torch.where(slack > 0, 10.0, 1.0)
+        beta.copy_(beta * torch.exp(rate * slack))
+        assert geco.beta.item().hex() == beta.item().hex()
+    assert set(geco.state_dict()) == {"beta", "error_ema", "started"}
+
+
+def test_beta_never_moves_by_more_than_the_largest_step():
+    geco = Geco(goal=10.0, step_size=0.01, largest_step=0.25)
+    moves = []
+    for error in (1000.0, 10.5, 0.0):  # misses by far, by little, and is then met by far
+        geco.started.fill_(False)
+        before = geco.beta.log()
+        geco(torch.tensor(error), torch.tensor(0.0))
+        moves.append((geco.beta.log() - before).item())
+    assert moves == pytest.approx([-0.25, 0.01 * -0.5, 0.25], abs=1e-6)
+
+
+def test_an_easy_goal_gets_half_as_easy_every_half_life():
+    geco = Geco(goal=10.0, first_goal=14.0, half_life=2)
+    margins = []
+    for _ in range(5):
+        geco(torch.tensor(100.0), torch.tensor(0.0))
+        margins.append(geco.margin.item())
+    assert margins[1::2] == pytest.approx([2, 1])
+    assert Geco.for_image_size(32, goal=0.5, first_goal=0.6).first_goal == pytest.approx(0.6 * 3072)
+
+
+def test_an_easy_goal_is_what_beta_is_judged_by():
+    easy, hard = Geco(goal=10.0, first_goal=14.0, half_life=1), Geco(goal=10.0)
+    for geco in (easy, hard):
+        geco(torch.tensor(12.0), torch.tensor(0.0))
+    assert easy.beta.item() == pytest.approx(math.exp(1e-4 * 2))  # 14 is met by 2 nats
+    assert hard.beta.item() == pytest.approx(math.exp(1e-5 * -2))
+
+
+def test_the_first_error_can_be_the_first_goal():
+    geco = Geco(goal=10.0, half_life=1)
+    geco(torch.tensor(30.0), torch.tensor(0.0))
+    assert (geco.beta.item(), geco.margin.item()) == (1, pytest.approx(10))
+    satisfied = Geco(goal=10.0, half_life=1)
+    satisfied(torch.tensor(8.0), torch.tensor(0.0))  # no goal below the last one
+    assert satisfied.margin.item() == 0
+
+
 def test_larger_images_move_beta_by_smaller_steps():
     small, large = Geco.for_image_size(64), Geco.for_image_size(128)
     assert small.goal == pytest.approx(6948.864)
@@ -60,7 +111,9 @@ def test_larger_images_move_beta_by_smaller_steps():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("objective", [Geco(10.0), BetaWarmup(0.5, warmup_steps=4)])
+@pytest.mark.parametrize(
+    "objective", [Geco(10.0), Geco(10.0, half_life=5), BetaWarmup(0.5, warmup_steps=4)]
+)
 def test_a_batch_that_is_not_finite_changes_nothing(objective: torch.nn.Module, bad: float):
     objective(torch.tensor(12.0), torch.tensor(1.0))
     before = {name: value.clone() for name, value in objective.state_dict().items()}
@@ -68,6 +121,14 @@ def test_a_batch_that_is_not_finite_changes_nothing(objective: torch.nn.Module, 
     objective(torch.tensor(1.0), torch.tensor(bad))
     for name, value in objective.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_first_batch_that_is_not_finite_sets_no_goal(bad: float):
+    geco = Geco(10.0, half_life=1)
+    geco(torch.tensor(bad), torch.tensor(1.0))
+    geco(torch.tensor(30.0), torch.tensor(1.0))
+    assert (geco.beta.item(), geco.margin.item()) == (1, pytest.approx(10))
 
 
 def test_evaluation_does_not_move_beta():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,12 @@ class Geco(nn.Module):
         speedup: Factor on `step_size` while the goal is met.
         decay: Weight of the past in the running error, which starts at the first error seen.
         beta_range: Bounds of beta.
+        largest_step: Bound on the change of log beta in a step, up or down. Early errors miss the
+            goal by a thousand nats, which says that training is young and not that beta is too
+            large; unbounded, they take beta down by decades that it then has to climb back.
+        half_life: Steps in which the distance from an easy first goal to `goal` halves; 0 asks for
+            `goal` from the start.
+        first_goal: That easy goal, in nats per image; None takes the first error seen.
     """
 
     def __init__(
@@ -30,6 +39,9 @@ class Geco(nn.Module):
         speedup: float = 10.0,
         decay: float = 0.99,
         beta_range: tuple[float, float] = (1e-10, 1e10),
+        largest_step: float = math.inf,
+        half_life: float = 0.0,
+        first_goal: float | None = None,
     ):
         super().__init__()
         self.goal = goal
@@ -37,6 +49,9 @@ class Geco(nn.Module):
         self.speedup = speedup
         self.decay = decay
         self.beta_range = beta_range
+        self.largest_step = largest_step
+        self.half_life = half_life
+        self.first_goal = first_goal
         self.register_buffer("beta", torch.tensor(1.0))
         # In double: a float near the goal, 7,000 nats, is only exact to 5e-4, and beta sums it up.
         self.register_buffer("error_ema", torch.tensor(0.0, dtype=torch.float64))
@@ -44,10 +59,19 @@ class Geco(nn.Module):
         self.beta: Tensor
         self.error_ema: Tensor
         self.started: Tensor
+        if half_life:  # how much easier than `goal` the goal still is, in nats per image
+            self.register_buffer("margin", torch.tensor(0.0, dtype=torch.float64))
+            self.margin: Tensor
 
     @classmethod
     def for_image_size(
-        cls, image_size: int, *, goal: float = 0.5655, step_size: float = 1e-5, **options: float
+        cls,
+        image_size: int,
+        *,
+        goal: float = 0.5655,
+        step_size: float = 1e-5,
+        first_goal: float | None = None,
+        **options: Any,
     ) -> Geco:
         """Returns the multiplier for square RGB images.
 
@@ -56,12 +80,15 @@ class Geco(nn.Module):
             goal: Error to reach in nats per pixel and channel. 0.5623 is the floor at a standard
                 deviation of 0.7; the paper's 0.5655 is a mean squared error of 0.0032.
             step_size: At 64 pixels; smaller for larger images, whose errors sum over more pixels.
+            first_goal: Like `goal`.
             options: Passed on.
         """
+        elements = 3 * image_size**2
         return cls(
-            goal * 3 * image_size**2,
+            goal * elements,
             step_size=step_size * 64**2 / image_size**2,
-            **options,  # type: ignore[arg-type]
+            first_goal=None if first_goal is None else first_goal * elements,
+            **options,
         )
 
     def forward(self, error: Tensor, kl: Tensor) -> Tensor:
@@ -81,12 +108,25 @@ class Geco(nn.Module):
     def _update(self, error: Tensor, finite: Tensor) -> None:
         average = self.decay * self.error_ema + (1 - self.decay) * error.double()
         average = torch.where(self.started, average, error.double())
-        slack = self.goal - average  # positive where the goal is met
+        slack = self._goal_now(error, finite) - average  # positive where the goal is met
         rate = self.step_size * torch.where(slack > 0, self.speedup, 1.0)
-        beta = (self.beta * torch.exp(rate * slack)).clamp(*self.beta_range)
+        step = (rate * slack).clamp(-self.largest_step, self.largest_step)
+        beta = (self.beta * torch.exp(step)).clamp(*self.beta_range)
         self.beta.copy_(torch.where(finite, beta, self.beta))
         self.error_ema.copy_(torch.where(finite, average, self.error_ema))
         self.started.copy_(self.started | finite)
+
+    def _goal_now(self, error: Tensor, finite: Tensor) -> float | Tensor:
+        """Returns the goal of this step and moves it on."""
+        if not self.half_life:
+            return self.goal
+        first = error.double()
+        if self.first_goal is not None:
+            first = torch.full_like(first, self.first_goal)
+        # Never negative: a first goal harder than the last one would be none to start from.
+        margin = torch.where(self.started, self.margin, (first - self.goal).clamp(min=0))
+        self.margin.copy_(torch.where(finite, margin * 0.5 ** (1 / self.half_life), self.margin))
+        return self.goal + margin
 
 
 class BetaWarmup(nn.Module):
