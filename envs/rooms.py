@@ -99,7 +99,7 @@ def draw_rooms(seed: int, index: Tensor, objects: tuple[int, int] = (1, MAX_OBJE
         present=torch.arange(MAX_OBJECTS, device=index.device) < count,
         floor=integers(whole[:, 1], len(ROOM_FLOORS)),
         wall=integers(whole[:, 2], len(ROOM_WALLS)),
-        light=torch.lerp(*tables.light.unbind(1), _fractions(whole[:, 3:6])),
+        light=torch.lerp(tables.light[:, 0], tables.light[:, 1], _fractions(whole[:, 3:6])),
     )
 
 

@@ -1,0 +1,162 @@
+"""Rooms: what stands where, as data. How they look is tested with the renderer."""
+
+import math
+
+import pytest
+import torch
+
+from envs.rooms import (
+    PLACE_GAP,
+    PLACE_LIMIT,
+    ROOM_SHAPES,
+    camera_rows,
+    draw_rooms,
+    ring_camera,
+    room_scene,
+    view_angles,
+)
+from envs.solids import SOLIDS
+
+MANY = torch.arange(4000)
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return draw_rooms(0, MANY)
+
+
+@pytest.fixture(scope="module")
+def solids(rooms):
+    return room_scene(rooms, ring_camera(torch.zeros(len(MANY)))).solids
+
+
+def standing(rooms, shape):
+    """Which objects are there and of this shape: `[B, N]`."""
+    return rooms.present & (rooms.shape == ROOM_SHAPES.index(shape))
+
+
+def test_a_room_does_not_depend_on_its_batch(rooms):
+    for whole, alone in zip(rooms, draw_rooms(0, torch.tensor([77])), strict=True):
+        assert torch.equal(whole[77], alone[0])
+    assert torch.equal(view_angles(0, MANY)[77], view_angles(0, torch.tensor([77]))[0])
+
+
+def test_seeds_are_different_datasets(rooms):
+    other = draw_rooms(1, MANY)
+    assert (other.place != rooms.place).all(dim=-1).any(dim=-1).float().mean() > 0.99
+    assert (view_angles(1, MANY) != view_angles(0, MANY)).float().mean() > 0.99
+
+
+def test_everything_is_drawn_as_often_as_it_should_be(rooms):
+    """Within four standard deviations of uniform."""
+    kinds = [(rooms.present.sum(1) - 1, 3), (rooms.shape[:, 0], 7), (rooms.floor, 3)]
+    for values, n in [*kinds, (rooms.wall, 5), (view_angles(0, MANY)[:, 3] // (math.pi / 4), 8)]:
+        counts = torch.bincount(values.long(), minlength=n)
+        assert len(counts) == n
+        expected = len(MANY) / n
+        assert (counts - expected).abs().max() < 4 * math.sqrt(expected * (1 - 1 / n))
+
+
+def test_objects_that_are_there_come_first(rooms):
+    assert (rooms.present[:, :-1] >= rooms.present[:, 1:]).all()
+
+
+def test_the_number_of_objects_can_be_chosen():
+    assert (draw_rooms(0, torch.arange(50), objects=(2, 2)).present.sum(1) == 2).all()
+
+
+def test_objects_keep_apart_and_off_the_walls(rooms):
+    assert rooms.place.abs().max() <= PLACE_LIMIT
+    assert rooms.place.abs().max() > 0.99 * PLACE_LIMIT
+    gaps = (rooms.place[:, :, None] - rooms.place[:, None]).norm(dim=-1) + 9 * torch.eye(3)
+    assert (gaps.amin(dim=(1, 2)) < PLACE_GAP).float().mean() < 0.001
+
+
+def test_colours_are_vivid_and_of_every_hue(rooms):
+    high, low = rooms.colour.amax(-1), rooms.colour.amin(-1)
+    torch.testing.assert_close(high, torch.ones_like(high))
+    assert low.min() >= 0
+    assert 0.24 < low.max() <= 0.25  # the saturation is 1 - low
+    for channel in range(3):
+        third = (rooms.colour.argmax(-1) == channel).float().mean().item()
+        assert third == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_only_triangles_have_more_than_one_primitive(rooms, solids):
+    for number in range(3):
+        parts = (solids.owner == number + 1).sum(dim=1)
+        triangle = standing(rooms, "triangle")[:, number]
+        expected = torch.where(triangle, 3, 1) * rooms.present[:, number]
+        assert torch.equal(parts, expected)
+    assert ((solids.owner[:, :-1] > 0) >= (solids.owner[:, 1:] > 0)).all(), "empty slots are last"
+
+
+def test_everything_that_is_stored_is_finite_and_every_rotation_proper(solids):
+    assert solids.size.isfinite().all()
+    assert solids.position.isfinite().all()
+    assert (solids.size > 0).all()
+    unit = torch.eye(3).expand_as(solids.rotation)
+    torch.testing.assert_close(solids.rotation @ solids.rotation.mT, unit, atol=1e-5, rtol=0)
+    assert (torch.det(solids.rotation) > 0.99).all()
+
+
+def test_every_shape_is_the_primitive_of_its_name_and_stands_on_the_floor(rooms, solids):
+    for number in range(3):
+        first = (solids.owner == number + 1).int().argmax(dim=1)
+        rows = torch.arange(len(first))
+        kind, size = solids.kind[rows, first], solids.size[rows, first]
+        bottom = solids.position[rows, first, 2] - size[:, 2]
+        for shape in set(ROOM_SHAPES) & set(SOLIDS):
+            mine = standing(rooms, shape)[:, number]
+            assert (kind[mine] == SOLIDS.index(shape)).all()
+            assert bottom[mine].abs().max() < 1e-6
+
+
+def test_a_capsule_shows_its_upper_cap_alone(rooms, solids):
+    """Its straight part begins at the floor; the height is that of the upper cap's top."""
+    capsules = (solids.kind == SOLIDS.index("capsule")) & (solids.rotation[..., 2, 2] == 1)
+    capsules &= solids.owner > 0
+    radius, half = solids.size[capsules][:, 0], solids.size[capsules][:, 2]
+    torch.testing.assert_close(2 * half + radius, torch.full_like(half, 1.05))
+
+
+def test_the_rods_of_a_triangle_form_a_closed_frame_that_stands_on_the_floor(rooms, solids):
+    room = standing(rooms, "triangle")[:, 0].nonzero()[0, 0]
+    rods = (solids.owner[room] == 1).nonzero()[:, 0]
+    along = solids.rotation[room, rods, :, 2] * solids.size[room, rods, 2:]
+    ends, starts = solids.position[room, rods] + along, solids.position[room, rods] - along
+    torch.testing.assert_close(ends, starts.roll(-1, 0))
+    radius = solids.size[room, rods, 0]
+    assert (torch.cat([ends, starts])[:, 2].amin() - radius).abs().max() < 1e-6
+    lengths = solids.size[room, rods, 2]
+    torch.testing.assert_close(lengths, lengths.mean().expand(3), rtol=0.03, atol=0)
+
+
+def test_the_camera_stands_on_its_ring_and_faces_the_axis():
+    angle = torch.linspace(0, 6, 13)
+    camera = ring_camera(angle)
+    assert camera.fovy == 50
+    torch.testing.assert_close(camera.position[:, :2].norm(dim=-1), torch.full((13,), 3.5))
+    torch.testing.assert_close(camera.position[:, 2], torch.full((13,), 0.75))
+    forward, up = -camera.rotation[:, :, 2], camera.rotation[:, :, 1]
+    to_axis = -torch.nn.functional.pad(camera.position[:, :2], (0, 1))
+    torch.testing.assert_close(forward, to_axis / 3.5)
+    assert (up == torch.tensor([0.0, 0, 1])).all()
+    torch.testing.assert_close(torch.det(camera.rotation), torch.ones(13))
+
+
+def test_camera_rows_are_the_unit_circle_and_the_direction_of_view():
+    angle = torch.tensor([0.0, math.pi / 2, 4.0])
+    rows = camera_rows(angle)
+    torch.testing.assert_close(rows[:2, :2], torch.tensor([[1.0, 0], [0, 1]]))
+    yaw = rows[:, 3]
+    view = torch.stack([yaw.cos(), yaw.sin()], dim=-1)
+    torch.testing.assert_close(view, -rows[:, :2])
+    assert ((yaw >= 0) & (yaw < 2 * math.pi)).all()
+    assert (rows[:, [2, 4]] == 0).all()
+
+
+@pytest.mark.gpu
+def test_cpu_and_cuda_draw_the_same_rooms(rooms):
+    for here, there in zip(rooms, draw_rooms(0, MANY.cuda()), strict=True):
+        torch.testing.assert_close(here, there.cpu(), atol=1e-6, rtol=1e-6)
