@@ -17,6 +17,8 @@ ALLOWED = {
     "genesis_rl/inference": {"genesis_rl", "torch", "triton"},
     "genesis_rl/metrics.py": {"torch"},
     "genesis_rl/pictures.py": {"genesis_rl", "torch", "numpy", "cv2"},
+    "genesis_rl/heads.py": {"torch"},
+    "genesis_rl/extractors.py": {"genesis_rl", "torch", "gymnasium", "stable_baselines3"},
     "genesis_rl/wrappers": {"genesis_rl", "torch", "numpy", "cv2", "gymnasium"},
     "genesis_rl/wrappers/sb3.py": {
         "genesis_rl",
@@ -30,7 +32,17 @@ ALLOWED = {
     "pretrain": {"pretrain", "genesis_rl", "envs", "torch", "numpy", "yaml", "tensorboard"}
     | {"tqdm", "cv2", "PIL", "google_crc32c", "gymnasium"},
     "benchmarks": OWN
-    | {"torch", "numpy", "cv2", "gymnasium", "stable_baselines3", "matplotlib", "tqdm", "PIL"},
+    | {
+        "torch",
+        "numpy",
+        "cv2",
+        "gymnasium",
+        "stable_baselines3",
+        "matplotlib",
+        "tqdm",
+        "PIL",
+        "sklearn",
+    },
 }
 
 FILES = sorted(p for name in OWN for p in (ROOT / name).rglob("*.py"))
