@@ -1,31 +1,32 @@
-"""Runs a recipe for a dataset in parallel, so that it can be killed at any time and goes on."""
+"""Runs a recipe for a dataset in parallel, so that it can be killed at any time and goes on.
+
+A recipe divides a dataset into units of work that do not depend on each other. Worker processes do
+them, the journal notes each unit that is done, and the marker is completed when all are.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
+from tqdm import tqdm
 
+from envs.base import usable_device
+from pretrain.data.manifest import Journal, Written
+from pretrain.data.pixels import in_threads
+from pretrain.data.workers import available_cores, do_units
 
-class Written(NamedTuple):
-    """What a recipe wrote to a file.
-
-    Attributes:
-        sha256: Of the whole file, in hexadecimal.
-        bytes: Its size.
-        records: Records that a TFRecord file holds; None for other files.
-        note: What `Recipe.finish` wants to know of it, such as sums of pixels; anything that JSON
-            can hold. Kept until then, and not in the marker.
-    """
-
-    sha256: str
-    bytes: int
-    records: int | None = None
-    note: Any = None
+__all__ = ["Recipe", "Written", "generate", "put_file"]
 
 
 class Recipe(Protocol):
@@ -49,6 +50,7 @@ class Recipe(Protocol):
         """Everything the bytes depend on (seed, counts, sizes, the textures' source, a version).
 
         Goes into the marker as JSON, and has to be the same when an interrupted run goes on.
+        `textures` is their source in words; logs and model cards repeat it.
         """
 
     def units(self) -> int:
@@ -59,7 +61,7 @@ class Recipe(Protocol):
 
         The bytes depend on the settings and the unit alone. A unit that was interrupted is written
         again, so files need to appear under their names when they are complete (`put_file`,
-        `write_records`), but need no fsync: `generate` sees to that.
+        `write_records`).
         """
 
     def finish(self, root: Path, files: Mapping[str, Written]) -> dict[str, Written]:
@@ -93,11 +95,97 @@ def generate(
 ) -> Path:
     """Sees to it that a folder holds all that a recipe makes, and returns the folder.
 
+    What was interrupted goes on at the first unit that is not done, and a unit whose files have
+    gone is made again. One process works at a folder; others wait for it.
+
     Args:
         recipe: What to make.
         root: Where; made if it does not exist. Its marker `genesis_rl.json` says what it holds.
         device: Where to render; auto takes CUDA where there is one.
         workers: Processes. By default one per core on the CPU, and a single one on CUDA.
         progress: Whether to show a bar.
+
+    Raises:
+        ValueError: The folder holds something else; OSError: the disk is, or would be, full.
     """
-    raise NotImplementedError
+    root, device = root.expanduser(), pick_device(device)
+    identity = {"dataset": recipe.name, "images": recipe.images, "settings": recipe.settings()}
+    journal = Journal(root, identity)
+    if journal.is_complete():
+        return root  # may be on a disk that cannot be written to
+    root.mkdir(parents=True, exist_ok=True)
+    with _only_process(root):
+        journal = Journal(root, identity)
+        if not journal.is_complete():  # another process may have made it meanwhile
+            _make(recipe, journal, device, workers or default_workers(device), progress)
+    return root
+
+
+def pick_device(device: torch.device | str) -> torch.device:
+    """The device of that name, if this machine has it; auto prefers CUDA."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return usable_device(device)
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes to render with: as many as there are cores, or one that keeps a GPU busy."""
+    return 1 if device.type == "cuda" else available_cores()
+
+
+def _make(
+    recipe: Recipe, journal: Journal, device: torch.device, workers: int, progress: bool
+) -> None:
+    root, units = journal.root, recipe.units()
+    for left in root.rglob(".*.tmp"):  # of a process that was killed
+        left.unlink()
+    journal.open()
+    kept = [unit for unit in journal.units if unit < units]
+    damaged = in_threads(journal.damaged, kept)
+    journal.drop({unit for unit, bad in zip(kept, damaged, strict=True) if bad} | {units})
+    pending = [unit for unit in range(units) if unit not in journal.units]
+    _require_space(root, recipe.bytes_per_image * recipe.images * len(pending) // units)
+    bar = tqdm(
+        total=recipe.images,
+        desc=f"generating {recipe.name}",
+        unit=" images",
+        disable=not progress,
+        initial=recipe.images * len(journal.units) // units,
+    )
+    try:
+        done = do_units(partial(recipe.write, root=root, device=device), pending, workers)
+        with bar, contextlib.closing(done):
+            for unit, files in done:
+                journal.add(unit, files)
+                bar.update(recipe.images * len(journal.units) // units - bar.n)
+        journal.add(units, recipe.finish(root, journal.files()))
+        journal.complete()
+    except BaseException:
+        if journal.units:
+            print(
+                f"{root}: {len(journal.units)} of {units} parts are made and kept; the same "
+                "command goes on from there",
+                file=sys.stderr,
+            )
+        raise
+
+
+def _require_space(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{root} needs about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
+            "generate fewer images, or into a folder on another disk",
+        )
+
+
+@contextlib.contextmanager
+def _only_process(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that generates {root}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

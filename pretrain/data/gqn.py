@@ -23,6 +23,7 @@ from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.example import BytesList, Feature, parse_example
 from pretrain.data.gqn_files import PUBLISHED, announced_counts, find_folder, split_files
 from pretrain.data.images import SPLITS, check_split
+from pretrain.data.manifest import source_of
 from pretrain.data.pixels import decode_rgb, in_threads
 from pretrain.data.tfrecord import Losses, OnCorrupt, RecordFile
 
@@ -99,7 +100,7 @@ class Gqn(CachedDataset):
         self._counts = announced_counts(self._folder)
         self._parts = split_files(self._folder, split, Losses(on_corrupt))
         self._ends: list[int] = []  # scenes up to the end of each part, as far as counted
-        self.source = f"files in {self._folder}"
+        self.source = source_of(self._folder)
         self.size = self._count_to(size)
         self._key = fold(seed, SPLITS.index(split))
 

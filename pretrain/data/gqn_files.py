@@ -5,12 +5,12 @@ import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
-from genesis_rl.durable import parse_json
 from pretrain.data.example import build_example
+from pretrain.data.manifest import check_complete, find_marker, read_marker
 from pretrain.data.tfrecord import Losses, RecordFile, Summary, write_records
 
 PUBLISHED = 2160  # train files of rooms_ring_camera, of 5,000 scenes each
@@ -39,10 +39,12 @@ def find_folder(data_dir: str | Path | None, variant: str) -> Path:
 
     Raises:
         FileNotFoundError: There is none; the message says what it looks like and where to get it.
+        ValueError: It was generated, but not to its end.
     """
     root = None if data_dir is None else Path(data_dir).expanduser()
     for folder in () if root is None else (root / variant, root):
         if any((folder / split).is_dir() for split in ("train", "test")):
+            check_complete(folder)
             return folder
     place = "no --data-dir was given" if root is None else f"{root} has no such folder"
     raise FileNotFoundError(
@@ -142,14 +144,12 @@ def _number(path: Path) -> tuple[int, int]:
 
 def announced_counts(folder: Path) -> dict[str, int]:
     """Records of each file of a generated set, by `split/name`, if its marker says so."""
-    for path in (folder / "genesis_rl.json", folder.parent / "genesis_rl.json"):
-        if path.is_file():
-            files = parse_json(path.read_bytes(), path).get("files", {})
-            prefix = f"{folder.name}/" if path.parent != folder else ""
-            entries = cast(dict[str, Any], files if isinstance(files, dict) else {})
-            return {
-                name.removeprefix(prefix): entry["records"]
-                for name, entry in entries.items()
-                if name.startswith(prefix) and isinstance(entry, dict) and "records" in entry
-            }
-    return {}
+    path = find_marker(folder)
+    if path is None:
+        return {}
+    prefix = f"{folder.name}/" if path.parent != folder else ""
+    return {
+        name.removeprefix(prefix): entry["records"]
+        for name, entry in read_marker(path)["files"].items()
+        if name.startswith(prefix) and "records" in entry
+    }

@@ -25,6 +25,7 @@ from envs.counter_rng import bits, fold
 from pretrain.data.cache import Arrays
 from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.images import SPLITS, Indices, check_split
+from pretrain.data.manifest import check_complete, source_of
 from pretrain.data.pixels import decode_rgb, in_threads
 
 MaskMode = Literal["nearest", "nearest-exact", "none"]
@@ -123,7 +124,7 @@ class ShapeStacks(CachedDataset):
         self._pairs = self._shuffled()[: self.size]
         self._masks = self._find_masks() if masks != "none" else None
         self.mask_mode: MaskMode = masks if self._masks is not None else "none"
-        self.source = f"files in {self.folder}, masks {self.mask_mode}"
+        self.source = f"{source_of(self.folder)}, masks {self.mask_mode}"
 
     def key(self) -> dict[str, Any]:
         listed = "\n".join(self.scenarios) + str([sorted(views) for views in self._views])
@@ -229,10 +230,12 @@ def find_folder(data_dir: str | Path | None) -> Path:
 
     Raises:
         FileNotFoundError: There is none; the message says what it looks like and where to get it.
+        ValueError: It was generated, but not to its end.
     """
     root = None if data_dir is None else Path(data_dir).expanduser()
     for folder in () if root is None else (root, root / "shapestacks"):
         if (folder / "recordings").is_dir():
+            check_complete(folder)
             return folder
     place = "no --data-dir was given" if root is None else f"{root} has no folder recordings"
     raise FileNotFoundError(
