@@ -94,7 +94,7 @@ def write_scenes(path: Path, scenes: Iterable[tuple[np.ndarray, np.ndarray]]) ->
         path: Of the file; `file_name` says how it should be called.
         scenes: For each the frames, `[views, H, W, 3]` uint8, and the cameras, `[views, 5]`.
     """
-    return write_records(path, (_scene_example(*scene) for scene in scenes))
+    return write_records(path, (encode_scene(*scene) for scene in scenes))
 
 
 def file_name(number: int, total: int) -> str:
@@ -111,7 +111,8 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _scene_example(frames: np.ndarray, cameras: np.ndarray) -> bytes:
+def encode_scene(frames: np.ndarray, cameras: np.ndarray) -> bytes:
+    """The record of a scene: `[V, H, W, 3]` uint8 frames and `[V, 5]` cameras."""
     shapes = frames.shape, cameras.shape
     if frames.ndim != 4 or frames.shape[3] != 3 or cameras.shape != (len(frames), 5):
         raise ValueError(f"a scene is [V, H, W, 3] frames and [V, 5] cameras, but got {shapes}.")
