@@ -1,0 +1,232 @@
+"""Which solid a ray meets first, and whether one stands between a point and the light.
+
+Shapes: N scenes, R rays of each, P primitives, C candidates. A candidate is a pair of a ray and a
+primitive whose bounding sphere the ray may meet: one pair in a hundred in a tower. Only candidates
+are tested exactly. The broad test is generous by more than rounding can matter, so that which
+candidates there are, unlike what they give, may depend on how the sums were computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.raycast import shapes
+from envs.raycast.rays import Rays, dot, rotate
+from envs.solids import SOLIDS, Solids
+
+NEAREST = 1e-4  # entries nearer than this are the surface that a ray starts from
+
+_GENEROUS = 1.01, 2e-3  # the bounding spheres' radius times this, plus this
+
+
+class Primitives(NamedTuple):
+    """The primitives of N scenes, flat: number n * P + p is the p-th of scene n.
+
+    Attributes:
+        kind: `[N * P]` int64.
+        size: `[3, N * P]` float32.
+        position: `[3, N * P]` float32.
+        to_own: `[3, 3, N * P]` float32, world to own axes.
+        colour: `[3, N * P]` float32.
+        owner: `[N * P]` uint8.
+        reach: `[N, P]` float32, radius of a bounding sphere; 0 for empty slots.
+        kinds: The kinds that occur, by number.
+    """
+
+    kind: Tensor
+    size: Tensor
+    position: Tensor
+    to_own: Tensor
+    colour: Tensor
+    owner: Tensor
+    reach: Tensor
+    kinds: tuple[int, ...]
+
+
+def primitives(solids: Solids, kinds: tuple[int, ...]) -> Primitives:
+    """The primitives of these scenes, laid out for the tests below."""
+    size = solids.size.flatten(0, 1).t().contiguous()
+    reach = shapes.bounding_radius(solids.kind.flatten(), size).view_as(solids.kind)
+    return Primitives(
+        kind=solids.kind.flatten(),
+        size=size,
+        position=solids.position.flatten(0, 1).t().contiguous(),
+        to_own=solids.rotation.flatten(0, 1).permute(2, 1, 0).contiguous(),
+        colour=solids.colour.flatten(0, 1).t().contiguous(),
+        owner=solids.owner.flatten().to(torch.uint8),
+        reach=(reach * _GENEROUS[0] + _GENEROUS[1]) * (solids.owner > 0),
+        kinds=kinds,
+    )
+
+
+class Hits(NamedTuple):
+    """The rays that meet a solid, in no particular order.
+
+    Attributes:
+        ray: `[H]` int64, number n * R + r.
+        solid: `[H]` int64, number n * P + p.
+        t: `[H]` float32, along the ray.
+    """
+
+    ray: Tensor
+    solid: Tensor
+    t: Tensor
+
+
+def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
+    """The first solid on each ray; of equally near ones the first listed.
+
+    Args:
+        solids: Of N scenes.
+        rays: Of their cameras.
+        rotation: `[N, 3, 3]` of the cameras.
+    """
+    scenes, count = rays.direction.shape[1:]
+    # Seen from the camera, a bounding sphere is a cone around the direction of its centre.
+    centre = solids.position.view(3, scenes, -1) - rays.origin
+    cosine, distance = _cone(centre, solids.reach)
+    own = rotate(rotation.permute(2, 1, 0)[..., None], centre)  # camera axes; [3, N, P]
+    sight = (rays.own / rays.length)[:, None, None]  # [3, 1, 1, R]
+    pair = _pairs(own[..., None] / distance[..., None], sight, cosine, count)
+
+    scene = pair.ray // count
+    direction = rays.direction.flatten(1).index_select(1, pair.ray)
+    t = _entries(solids, pair.solid, rays.origin[:, scene, 0], direction)
+    t = torch.where(t > NEAREST, t, math.inf)
+
+    # One minimum finds the nearest and breaks ties: positive floats are ordered like their bits,
+    # and candidates of a ray are listed in the order of the primitives.
+    order = torch.arange(len(t), device=t.device)
+    key = (t.view(torch.int32).long() << 32) | order
+    none = torch.iinfo(torch.int64).max
+    best = torch.full((scenes * count,), none, device=t.device)
+    best.scatter_reduce_(0, pair.ray, key, "amin")
+    first = (best.index_select(0, pair.ray) == key) & t.isfinite()
+    chosen = first.nonzero()[:, 0]
+    return Hits(pair.ray[chosen], pair.solid[chosen], t[chosen])
+
+
+def normals(solids: Primitives, hits: Hits, point: Tensor) -> Tensor:
+    """`[3, H]`: the unit normals of the solids at these `[3, H]` points of theirs."""
+    own = _to_own(solids, hits.solid, point - solids.position[:, hits.solid])
+    size = solids.size[:, hits.solid]
+    found = torch.zeros_like(own)
+    for kind, chosen in _by_kind(solids, hits.solid):
+        found[:, chosen] = shapes.normal(SOLIDS[kind], own[:, chosen], size[:, chosen])
+    to_world = solids.to_own[:, :, hits.solid].transpose(0, 1)
+    return rotate(to_world, found)
+
+
+def shadowed(
+    solids: Primitives, point: Tensor, pair: Pairs, towards: Tensor, end: Tensor
+) -> Tensor:
+    """`[N, R]` bool: whether a solid is between each point and the light.
+
+    Args:
+        solids: Of N scenes.
+        point: `[3, N, R]` where the shadow rays start, just above a surface.
+        pair: The candidates.
+        towards: `[3, C]` their directions.
+        end: `[C]` the parameter at which they end.
+    """
+    origin = point.flatten(1).index_select(1, pair.ray)
+    t = _entries(solids, pair.solid, origin, towards)
+    hit = (t > NEAREST) & (t < end)
+    dark = torch.zeros(point[0].numel(), dtype=torch.bool, device=point.device)
+    dark[pair.ray[hit]] = True
+    return dark.view(point.shape[1:])
+
+
+class Pairs(NamedTuple):
+    """Candidates: flat numbers of rays and solids, `[C]` int64 each."""
+
+    ray: Tensor
+    solid: Tensor
+
+
+def pairs_along(solids: Primitives, point: Tensor, towards: Tensor) -> Pairs:
+    """Candidates of rays that are parallel within a scene.
+
+    Points and bounding spheres are moved along the rays to z = 0, where the latter become ellipses
+    and here circles around them.
+
+    Args:
+        solids: Of N scenes.
+        point: `[3, N, R]`.
+        towards: `[3, N]` their unit direction, upwards.
+    """
+    scenes, count = point.shape[1:]
+    lean_x, lean_y = (towards[:2] / towards[2])[..., None]  # [N, 1] each
+    x, y = point[0] - point[2] * lean_x, point[1] - point[2] * lean_y
+    centre = solids.position.view(3, scenes, -1)
+    a, b = centre[0] - centre[2] * lean_x, centre[1] - centre[2] * lean_y  # [N, P]
+    # (x - a)^2 + (y - b)^2 < reach^2, as a product of what is known of points and of spheres.
+    reach = solids.reach / towards[2, :, None]
+    known = torch.stack([2 * a, 2 * b, -torch.ones_like(a)])[..., None]
+    points = torch.stack([x, y, x * x + y * y])[:, :, None]
+    bound = a * a + b * b - reach * reach
+    return _pairs(known, points, torch.where(reach > 0, bound, math.inf), count)
+
+
+def pairs_from(solids: Primitives, point: Tensor, light: Tensor) -> Pairs:
+    """Candidates of rays that lead to one place within a scene.
+
+    Args:
+        solids: Of N scenes.
+        point: `[3, N, R]`.
+        light: `[3, N, 1]` the place.
+    """
+    scenes, count = point.shape[1:]
+    centre = solids.position.view(3, scenes, -1) - light
+    cosine, distance = _cone(centre, solids.reach)
+    sight = point - light
+    sight = sight / dot(sight, sight).sqrt().clamp(min=1e-6)
+    return _pairs(centre[..., None] / distance[..., None], sight[:, :, None], cosine, count)
+
+
+def _cone(centre: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine of the half angle under which spheres are seen from the origin; their distance."""
+    distance = dot(centre, centre).sqrt()
+    sine = reach / distance
+    cosine = (1 - sine * sine).clamp(min=0).sqrt()
+    cosine = torch.where(sine < 1, cosine, -2)  # from inside, every ray meets it
+    return torch.where(reach > 0, cosine, 2), distance.clamp(min=1e-6)
+
+
+def _pairs(known: Tensor, features: Tensor, bound: Tensor, count: int) -> Pairs:
+    """The pairs whose scalar product of `[3, N, P, 1]` and `[3, N, 1, R]` is above `[N, P]`."""
+    product = known[0] * features[0]
+    product = product.addcmul_(known[1], features[1]).addcmul_(known[2], features[2])
+    scene, primitive, ray = (product > bound[..., None]).nonzero().unbind(1)
+    return Pairs(scene * count + ray, scene * bound.shape[1] + primitive)
+
+
+def _entries(solids: Primitives, solid: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
+    """`[C]`: the parameter at which rays `[3, C]` enter their primitives, or infinity."""
+    relative = origin - solids.position[:, solid]
+    # From the point nearest to the centre: all numbers are small there, and float32 is fine.
+    closest = -dot(relative, direction) / dot(direction, direction)
+    own = _to_own(solids, solid, relative + closest * direction)
+    along = _to_own(solids, solid, direction)
+    size = solids.size[:, solid]
+    t = torch.full_like(closest, math.inf)
+    for kind, chosen in _by_kind(solids, solid):
+        found = shapes.entry(
+            SOLIDS[kind], own[:, chosen], along[:, chosen], size[:, chosen]
+        )
+        t[chosen] = found
+    return t + closest
+
+
+def _to_own(solids: Primitives, solid: Tensor, vector: Tensor) -> Tensor:
+    return rotate(solids.to_own[:, :, solid], vector)
+
+
+def _by_kind(solids: Primitives, solid: Tensor) -> list[tuple[int, Tensor]]:
+    """Which of these solids are of each kind."""
+    kind = solids.kind.index_select(0, solid)
+    return [(number, (kind == number).nonzero()[:, 0]) for number in solids.kinds]

@@ -1,0 +1,123 @@
+"""The room around the solids, in closed form: planes that face inwards, and sky beyond them.
+
+Shapes: N scenes, R rays of each, J planes. A ray meets the plane j at depth t_j, and 1 / t_j is
+linear in its direction. The nearest plane ahead is therefore the one of the largest 1 / t_j, with
+no division and no special cases: planes behind, parallel ones and those seen from their back have
+1 / t_j <= 0. Room and planes end where the box around them does; beyond is sky.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.raycast.rays import Rays, pick
+
+_FAR = 1e-9  # 1 / t of a ray that meets nothing
+_EDGE = 1e-4  # how far outside the box a point on its surface may be rounded
+
+
+class Plane(NamedTuple):
+    """An axis-parallel plane that is visible from one side.
+
+    Attributes:
+        axis: 0, 1 or 2: the coordinate that is constant on it.
+        at: Its value.
+        normal: 1 or -1: the direction in which the plane faces.
+        u: Texture coordinate as (factor of x, factor of y, constant).
+        v: Likewise as (factor of y, factor of z, constant).
+        is_wall: Whether it carries the wall texture rather than the floor's.
+        per_unit: Textures per world unit.
+    """
+
+    axis: int
+    at: float
+    normal: int
+    u: tuple[float, float, float]
+    v: tuple[float, float, float]
+    is_wall: bool
+    per_unit: float
+
+
+class Box(NamedTuple):
+    """What the planes stand in: |x|, |y| <= half, 0 <= z <= height."""
+
+    half: float
+    height: float
+
+
+class PlaneHits(NamedTuple):
+    """Where rays meet the room.
+
+    Attributes:
+        depth: `[N, R]` float32; very large in the sky.
+        distance: `[N, R]` float32, from the camera.
+        cosine: `[N, R]` float32, between the ray and the plane's normal.
+        plane: `[N, R]` int32, the plane's number.
+        row: `[N, R]` int32, scene times J plus plane: the row of a table of numbers per plane.
+        point: `[3, N, R]` float32; the camera itself for rays into the sky, so that no infinity
+            enters later sums.
+        sky: `[N, R]` bool.
+    """
+
+    depth: Tensor
+    distance: Tensor
+    cosine: Tensor
+    plane: Tensor
+    row: Tensor
+    point: Tensor
+    sky: Tensor
+
+
+def meet(planes: tuple[Plane, ...], box: Box, rays: Rays) -> PlaneHits:
+    """Where each ray meets the first plane."""
+    apart = distances(planes, rays.origin)  # [N, J]
+    nearness = torch.where(apart > _EDGE, 1 / apart, 0)
+    each = [
+        rays.direction[plane.axis] * (-plane.normal * nearness[:, j, None])
+        for j, plane in enumerate(planes)
+    ]
+    nearest = each[0]
+    for other in each[1:]:
+        nearest = torch.maximum(nearest, other)
+
+    number = (each[1] == nearest).int()
+    for j in range(2, len(planes)):
+        number = torch.maximum(number, (each[j] == nearest).int() * j)
+    first = torch.arange(0, apart.numel(), len(planes), device=apart.device, dtype=torch.int32)
+
+    row = number + first[:, None]
+    depth = 1 / nearest.clamp(min=_FAR)
+    x, y, z = rays.origin + depth * rays.direction
+    room = torch.minimum(
+        torch.minimum(box.half - x.abs(), box.half - y.abs()),
+        torch.minimum(box.height - z, z),
+    )
+    sky = room < -_EDGE
+    depth.masked_fill_(sky, 1 / _FAR)
+    distance = depth * rays.length
+    cosine = pick(apart.flatten(), row) / distance
+    point = rays.origin + (depth * ~sky) * rays.direction
+    return PlaneHits(depth, distance, cosine, number, row, point, sky)
+
+
+def distances(planes: tuple[Plane, ...], points: Tensor) -> Tensor:
+    """`[N, J]`: how far in front of each plane the `[3, N, 1]` points are."""
+    return torch.cat([plane.normal * (points[plane.axis] - plane.at) for plane in planes], dim=1)
+
+
+def texture_place(planes: tuple[Plane, ...], hits: PlaneHits) -> tuple[Tensor, Tensor]:
+    """`[N, R]` each: the texture coordinates u and v of the points."""
+    mapping = _texture_mapping(planes, str(hits.plane.device))
+    ux, uy, u0, vy, vz, v0 = (pick(column, hits.plane) for column in mapping)
+    x, y, z = hits.point
+    return ux * x + uy * y + u0, vy * y + vz * z + v0
+
+
+@lru_cache(maxsize=16)
+def _texture_mapping(planes: tuple[Plane, ...], device: str) -> Tensor:
+    """`[6, J]`: the factors of u and v."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        rows = torch.tensor([(*plane.u, *plane.v) for plane in planes])
+        return rows.t().contiguous().to(device)

@@ -1,0 +1,222 @@
+"""Scenes of solids to images, instance masks and depth, by casting rays.
+
+No graphics library: torch alone, on CPU and CUDA. What each step computes is in the module that it
+comes from: `rays`, `planes`, `cast` and `shapes`, `atlas`, and for the light `stack` and `room`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.raycast.atlas import Atlas
+from envs.raycast.cast import Hits, Primitives, nearest, normals, primitives
+from envs.raycast.look import LIFT, Look
+from envs.raycast.planes import PlaneHits, meet, texture_place
+from envs.raycast.rays import Rays, camera_rays, pick
+from envs.raycast.room import RoomLook
+from envs.raycast.stack import StackLook
+from envs.solids import SolidScene, StackStage
+from envs.textures import SurfaceTextures
+
+# Working sets that stay in a core's cache, and launches that fill a GPU.
+_CPU_RAYS, _CUDA_RAYS = 1 << 16, 1 << 23
+
+
+class Rendering(NamedTuple):
+    """What B scenes look like.
+
+    Attributes:
+        images: `[B, S, S, 3]` uint8 RGB.
+        masks: `[B, S, S]` uint8: the owner of what a pixel's centre shows, 0 for room and sky.
+            `[0, S, S]` if not asked for.
+        depth: `[B, S, S]` float32: distance along the viewing axis, at the pixel's centre; infinite
+            in the sky. `[0, S, S]` if not asked for.
+    """
+
+    images: Tensor
+    masks: Tensor
+    depth: Tensor
+
+
+class Renderer:
+    """Draws scenes of solids.
+
+    The picture of a scene is a function of the scene: it does not depend on what else is in the
+    batch or on how the batch is split.
+
+    Args:
+        textures: Floors and walls, that the scenes' stages refer to by number.
+        device: Where it is computed, and where the results lie.
+        rays_per_chunk: How many rays are followed at a time, which bounds the memory: about 600
+            bytes a ray. The default suits the device.
+    """
+
+    def __init__(
+        self,
+        textures: SurfaceTextures,
+        device: torch.device | str = "cpu",
+        rays_per_chunk: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        if rays_per_chunk is not None and rays_per_chunk < 1:
+            raise ValueError(f"rays_per_chunk must be at least 1, got {rays_per_chunk}")
+        default = _CPU_RAYS if self.device.type == "cpu" else _CUDA_RAYS
+        self.rays_per_chunk = rays_per_chunk or default
+        self.floors, self.walls = len(textures.floors), len(textures.walls)
+        self.atlas = Atlas(torch.cat([textures.floors, textures.walls]).to(self.device))
+
+    @torch.no_grad()
+    def render(
+        self,
+        scene: SolidScene,
+        size: int = 64,
+        samples: int = 2,
+        masks: bool = True,
+        depth: bool = False,
+    ) -> Rendering:
+        """Draws every scene.
+
+        Args:
+            scene: What to draw, on any device.
+            size: S, height and width of the images.
+            samples: Rays per pixel and side, 1 to 3; 1 is the ray through the centre.
+            masks: Whether to return masks.
+            depth: Whether to return depth.
+        """
+        if samples not in (1, 2, 3):
+            raise ValueError(f"samples must be 1, 2 or 3 rays per pixel and side, got {samples}")
+        scene = scene.to(self.device)
+        kinds = tuple(scene.solids.kind[scene.solids.owner > 0].unique().tolist())
+        self._check(scene)
+        count = len(scene)
+        out = Rendering(
+            torch.empty(count, size**2, 3, dtype=torch.uint8, device=self.device),
+            torch.empty(count * masks, size**2, dtype=torch.uint8, device=self.device),
+            torch.empty(count * depth, size**2, device=self.device),
+        )
+        rows = max(1, self.rays_per_chunk // (size * samples) ** 2)
+        pixels = max(1, min(size**2, self.rays_per_chunk // samples**2))
+        for first in range(0, count, rows):
+            part = scene if count <= rows else scene[first : first + rows]
+            view = _View(part, kinds, self.atlas, self.floors, size)
+            for start in range(0, size**2, pixels):
+                window = slice(start, start + pixels)
+                target = Rendering(*(tensor[first : first + rows, window] for tensor in out))
+                view.draw(target, samples, window)
+        return Rendering(*(t.unflatten(1, (size, size)) for t in out))
+
+    def _check(self, scene: SolidScene) -> None:
+        for name, number, have in (
+            ("floor", scene.stage.floor, self.floors),
+            ("wall", scene.stage.wall, self.walls),
+        ):
+            if len(number) and not 0 <= int(number.min()) <= int(number.max()) < have:
+                raise ValueError(
+                    f"the scenes' {name} textures must be numbers from 0 to {have - 1}, "
+                    f"got {int(number.min())} to {int(number.max())}"
+                )
+
+
+class _View:
+    """N scenes, ready to be looked at.
+
+    Shapes: R rays of each scene, H rays that meet a solid.
+    """
+
+    def __init__(
+        self, scene: SolidScene, kinds: tuple[int, ...], atlas: Atlas, floors: int, size: int
+    ) -> None:
+        self.scene, self.atlas, self.size = scene, atlas, size
+        self.solids: Primitives = primitives(scene.solids, kinds)
+        stage = scene.stage
+        self.look: Look = StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage)
+        texture = torch.stack(
+            [
+                stage.wall + floors if plane.is_wall else stage.floor
+                for plane in self.look.planes
+            ],
+            dim=1,
+        )
+        self.first_texel = (texture * atlas.stride).int().flatten()  # [N * J]
+
+    def draw(self, out: Rendering, samples: int, pixels: slice) -> None:
+        """Draws these pixels into views of the results, with `[N, pixels]` in front."""
+        rays = camera_rays(self.scene.camera, self.size, samples, pixels)
+        behind, solids = self._cast(rays)
+        colour = self._colours(rays, behind, solids, samples)
+        means = colour.view(len(out.images), samples**2, -1).sum(1)  # [N, pixels * 4]
+        means = means.mul_(255 / samples**2).add_(0.5).view(*out.images.shape[:2], 4)
+        out.images.copy_(means[..., :3])  # rounds towards zero
+        if len(out.masks) or len(out.depth):
+            if samples % 2 == 0:  # no ray of these goes through a pixel's centre
+                rays = camera_rays(self.scene.camera, self.size, 1, pixels)
+                behind, solids = self._cast(rays)
+            self._measure(out, behind, solids, samples)
+
+    def _cast(self, rays: Rays) -> tuple[PlaneHits, Hits]:
+        """What the rays meet: the room everywhere, and the solids in front of it."""
+        behind = meet(self.look.planes, self.look.box, rays)
+        hits = nearest(self.solids, rays, self.scene.camera.rotation)
+        visible = hits.t < behind.depth.flatten().index_select(0, hits.ray)
+        kept = visible.nonzero()[:, 0]
+        return behind, Hits(*(field[kept] for field in hits))
+
+    def _colours(self, rays: Rays, behind: PlaneHits, solids: Hits, samples: int) -> Tensor:
+        """`[N * R, 4]` float32 in [0, 1]; the fourth is anything."""
+        look, per_scene = self.look, behind.depth.shape[1]
+        scene = solids.ray // per_scene
+        direction = rays.direction.flatten(1)[:, solids.ray]
+        point = rays.origin[:, scene, 0] + solids.t * direction
+        normal = normals(self.solids, solids, point)
+
+        start = self._lifted(behind.point)
+        start.flatten(1)[:, solids.ray] = point + LIFT * normal
+        dark = look.shadowed(self.solids, start)
+
+        light = look.on_planes(behind, rays, dark)
+        colour = self._textured(behind, light, samples).clamp_(max=1)
+        sky = behind.sky.flatten().nonzero()[:, 0]
+        sight = rays.direction.flatten(1)[:, sky] / rays.length[sky % per_scene]
+        colour[sky, :3] = look.sky(sight).t()
+        colour[solids.ray, :3] = look.on_solids(
+            self.solids.colour[:, solids.solid],
+            normal,
+            point,
+            -direction / rays.length[solids.ray % per_scene],
+            scene,
+            dark.flatten()[solids.ray],
+        ).t()
+        return colour
+
+    def _lifted(self, point: Tensor) -> Tensor:
+        """Points of the room's surfaces, moved off them."""
+        half = self.look.box.half - LIFT
+        x, y, z = point
+        return torch.stack([x.clamp(-half, half), y.clamp(-half, half), z.clamp(min=LIFT)])
+
+    def _textured(self, behind: PlaneHits, light: Tensor, samples: int) -> Tensor:
+        """`[N * R, 4]`: the room's textures, times the light."""
+        u, v = texture_place(self.look.planes, behind)
+        between = 2 * math.tan(math.radians(self.scene.camera.fovy) / 2) / (self.size * samples)
+        scale = torch.tensor(
+            [between * self.atlas.side * plane.per_unit for plane in self.look.planes],
+            device=light.device,
+        )
+        footprint = pick(scale, behind.plane) * behind.distance / behind.cosine.clamp(min=0.01)
+        first = pick(self.first_texel, behind.row)
+        return self.atlas.sample(*(x.flatten() for x in (first, u, v, footprint, light)))
+
+    def _measure(self, out: Rendering, behind: PlaneHits, solids: Hits, samples: int) -> None:
+        """Writes masks and depth, from rays of which some go through the pixels' centres."""
+        depth = torch.where(behind.sky, math.inf, behind.depth)
+        depth.view(-1)[solids.ray] = solids.t
+        masks = torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)
+        masks.view(-1)[solids.ray] = self.solids.owner[solids.solid]
+        side = samples if samples % 2 else 1
+        for target, values in ((out.masks, masks), (out.depth, depth)):
+            if len(target):
+                target.copy_(values.view(len(depth), side * side, -1)[:, side * side // 2])

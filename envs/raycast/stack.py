@@ -1,0 +1,164 @@
+"""The ShapeStacks room: surfaces, five lights, and OpenGL's fixed-function shading.
+
+All five lights shine; the one that the scene names casts shadows. OpenGL draws such a scene twice,
+without that light and then its share alone, and clamps each to [0, 1] before the texture: see
+`on_solids` for the formula, `_plane_table` for what becomes of it on the floor and the walls.
+
+Shapes: N scenes, R rays of each, H rays that meet a solid.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from envs.raycast.cast import Primitives, pairs_along, shadowed
+from envs.raycast.look import LIFT
+from envs.raycast.planes import Box, Plane, PlaneHits
+from envs.raycast.rays import Rays, dot, pick
+from envs.solids import StackStage
+
+_PER_UNIT = 1 / 20  # every texture is spread once over its 20 x 20 plane
+_BOX = Box(half=10.0, height=20.0)
+_PLANES = (
+    Plane(2, 0.0, 1, (_PER_UNIT, 0, 0.5), (-_PER_UNIT, 0, 0.5), False, _PER_UNIT),
+    Plane(1, 10.0, -1, (-_PER_UNIT, 0, 0.5), (0, _PER_UNIT, 0), True, _PER_UNIT),
+    Plane(0, 10.0, -1, (0, _PER_UNIT, 0.5), (0, _PER_UNIT, 0), True, _PER_UNIT),
+)
+
+_LIGHTS = ((0, 0, 20), (-9, -9, 20), (-9, 9, 20), (9, 9, 20), (9, -9, 20))  # positions
+_LENGTHS = [math.dist(light, (0, 0, 0)) for light in _LIGHTS]
+_TOWARDS = [tuple(c / n for c in light) for light, n in zip(_LIGHTS, _LENGTHS, strict=True)]
+_DIFFUSE = 0.7
+_SPECULAR = 0.15  # the lights' .3 times the materials' .5
+_SQUARINGS = 5  # of a squared cosine: the exponent is 64, shininess .5 x 128
+_NEAR = 0.4  # the shadow map sees nothing nearer to the light than this
+_WALL_NEAREST = 0.01  # a wall does not shadow itself
+
+_ZENITH = (0.4, 0.6, 0.8)
+
+
+class StackLook:
+    """Surfaces and light of N ShapeStacks scenes."""
+
+    planes = _PLANES
+    box = _BOX
+
+    def __init__(self, stage: StackStage) -> None:
+        self.floor, self.wall, self.light = stage.floor, stage.wall, stage.light
+        towards, table = _tables(str(stage.light.device))
+        self.towards = towards.index_select(1, stage.light)  # [3, N], of the shadow light
+        self.reach = _lengths(str(stage.light.device)).index_select(0, stage.light)[:, None]
+        self.table = table[stage.light].permute(2, 0, 1).flatten(1)  # [columns, N * J]
+
+    def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
+        """`[N, R]` bool: which points, `[3, N, R]`, the shadow light does not reach."""
+        towards = self.towards[..., None]  # [3, N, 1]
+        end = self.reach - _NEAR - dot(point, towards)
+        pairs = pairs_along(solids, point, self.towards)
+        scene = pairs.ray // point.shape[2]
+        dark = shadowed(
+            solids, point, pairs, self.towards[:, scene], end.flatten().index_select(0, pairs.ray)
+        )
+        for axis, other in ((1, 0), (0, 1)):
+            per_unit = torch.where(towards[axis] > 0, 1 / towards[axis], 0)
+            t = (_BOX.half - point[axis]) * per_unit
+            # Inside the wall in all respects, as the smallest of how far.
+            within = torch.minimum(t - _WALL_NEAREST, end - t)
+            along = (point[other] + t * towards[other]).abs()
+            within = torch.minimum(within, _BOX.half - along)
+            within = torch.minimum(within, _BOX.height - (point[2] + t * towards[2]))
+            dark |= within > 0
+        return dark
+
+    def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
+        """`[N, R]` float32: what the texture is multiplied with."""
+        columns = [pick(column, hits.row) for column in self.table]
+        first, second = columns[:4], columns[4:8]
+        others, first_in_others, own, first_in_own = columns[8:]
+        shine = [
+            _specular(light[3], hits.cosine, -dot(torch.stack(light[:3]), rays.direction) / rays.length)
+            for light in (first, second)
+        ]
+        others = (others + first_in_others * shine[0] + shine[1]).clamp_(max=1)
+        return others + (own + first_in_own * shine[0]).clamp_(max=1) * ~dark
+
+    def on_solids(
+        self, colour: Tensor, normal: Tensor, point: Tensor, view: Tensor, scene: Tensor, dark: Tensor
+    ) -> Tensor:
+        """`[3, H]` float32: the colours of solids (see `Look`)."""
+        shadow_light = self.light[scene]
+        facing = dot(normal, view)
+        shares = torch.zeros(4, len(scene), device=colour.device)  # diffuse, specular; twice
+        for k, towards in enumerate(_TOWARDS):
+            cosine = sum(n * c for n, c in zip(normal, towards, strict=True))
+            to_view = sum(v * c for v, c in zip(view, towards, strict=True))
+            shine = _specular(cosine, facing, to_view) * (cosine > 0)
+            light = torch.stack([_DIFFUSE * cosine.clamp(min=0), shine])  # [2, H]
+            own = shadow_light == k
+            shares[:2] += light * ~own
+            shares[2:] += light * own
+        others = (colour * shares[0] + shares[1]).clamp_(max=1)
+        own = (colour * shares[2] + shares[3]).clamp_(max=1)
+        return (others + own * ~dark).clamp_(max=1)
+
+    def sky(self, direction: Tensor) -> Tensor:
+        """`[3, M]` float32: bright at the zenith, black at the nadir."""
+        elevation = direction[2].clamp(-1, 1).asin() * (2 / math.pi)
+        curve = math.sqrt(2) * elevation / (1 + elevation * elevation).sqrt()
+        amount = 0.5 + 0.5 * curve
+        return torch.stack([c * amount for c in _ZENITH])
+
+
+def _specular(cosine: Tensor, facing: Tensor, to_view: Tensor) -> Tensor:
+    """The highlight, for n.L > 0.
+
+    Args:
+        cosine: n.L, normal and light.
+        facing: n.v, normal and viewer.
+        to_view: L.v.
+    """
+    # With h = (L + v) / |L + v|: n.h^2 = (n.L + n.v)^2 / (2 + 2 L.v).
+    power = (cosine + facing) ** 2 / (2 + 2 * to_view).clamp(min=1e-6)
+    for _ in range(_SQUARINGS):
+        power = power * power
+    return power * _SPECULAR
+
+
+def _plane_table(shadow_light: int, plane: Plane) -> list[float]:
+    """What decides about the light on a plane when this light casts the shadows.
+
+    A wall faces two lights. The floor faces all, but even without the shadow light their diffuse
+    light is above 1, so that it stays 1 whatever the highlights add. So two highlights are enough.
+
+    Returns:
+        Two lights (x, y, z, n.L each), the shadow light first if it reaches the plane. Diffuse
+        light of all others; whether the first highlight is among theirs; diffuse light of the
+        shadow light; whether the first highlight is its own.
+    """
+    cosines = [plane.normal * light[plane.axis] for light in _TOWARDS]
+    facing = [k for k, cosine in enumerate(cosines) if cosine > 0]
+    facing.sort(key=lambda k: k != shadow_light)
+    reached = facing[0] == shadow_light
+    table: list[float] = []
+    for k in facing[:2]:
+        table += [*_TOWARDS[k], cosines[k]]
+    others = sum(_DIFFUSE * cosines[k] for k in facing if k != shadow_light)
+    own = _DIFFUSE * cosines[shadow_light] if reached else 0.0
+    return [*table, others, float(not reached), own, float(reached)]
+
+
+@lru_cache(maxsize=16)
+def _tables(device: str) -> tuple[Tensor, Tensor]:
+    """`[3, 5]` unit vectors to the lights; `[5, J, 12]` tables of the planes."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        rows = [[_plane_table(k, plane) for plane in _PLANES] for k in range(len(_LIGHTS))]
+        return torch.tensor(_TOWARDS).t().contiguous().to(device), torch.tensor(rows).to(device)
+
+
+@lru_cache(maxsize=16)
+def _lengths(device: str) -> Tensor:
+    """`[5]`: how far the lights are from the origin."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        return torch.tensor(_LENGTHS).to(device)
