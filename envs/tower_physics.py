@@ -1,0 +1,141 @@
+"""Whether towers stand: simulated by MuJoCo, as a check on the geometry of `envs.tower_blocks`.
+
+Needs the extra `env`. The settings are not those of ShapeStacks' own simulation, whose contacts
+creep: there a third of the stable towers move within five seconds.
+
+Shapes: B towers, 6 slots for blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.counter_rng import bits, fold
+from envs.tower_blocks import CUBOID, CYLINDER, LYING, MAX_BLOCKS, SPHERE, Towers
+
+SECONDS = 4.0
+"""A tower that stands for so long stands."""
+
+FALL = 0.2
+"""It has fallen once the centre of a block has moved so far from where it began."""
+
+TIMESTEP = 0.004
+_NUDGE = 0.01  # standard deviation of starting velocities: they break exact balance on curves
+_CHECK_EVERY = 25  # steps
+
+
+def mujoco_module() -> ModuleType:
+    """Imports MuJoCo, which only physics needs."""
+    try:
+        import mujoco
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "simulating towers needs MuJoCo: pip install 'genesis-rl[env]'"
+        ) from error
+    return mujoco
+
+
+def stays(
+    towers: Towers,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Tensor:
+    """`[B]` bool on the CPU: which towers stand for `SECONDS`; arguments as in `fall_times`."""
+    return fall_times(towers, seed, threads=threads, progress=progress).isinf()
+
+
+def fall_times(
+    towers: Towers,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Tensor:
+    """Lets go of towers and watches.
+
+    A tower's outcome depends on itself and on seed and number, not on the batch or the threads.
+
+    Args:
+        towers: The towers.
+        seed: Of the slight pushes that they start with.
+        threads: How many to simulate at a time; as many as there are cores unless given.
+        progress: Called with 1 after each tower.
+
+    Returns:
+        `[B]` float64 on the CPU: seconds until a block had moved by `FALL`, to a tenth; infinity
+        for towers that stay.
+    """
+    towers = towers.to("cpu")
+    pushes = _pushes(towers.number, seed)
+
+    def watch(row: int) -> float:
+        seconds = _fall_time(tower_model(towers, row), pushes[row])
+        progress(1)
+        return seconds
+
+    mujoco_module()  # a missing one is reported once, not by every thread
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return torch.tensor(list(pool.map(watch, range(len(towers)))), dtype=torch.float64)
+
+
+def tower_model(towers: Towers, row: int) -> Any:
+    """The `mujoco.MjModel` of a tower: a floor, and a free body per block from the bottom."""
+    mujoco = mujoco_module()
+    spec = mujoco.MjSpec()
+    spec.option.timestep = TIMESTEP
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    # MuJoCo 4's own collision detection now and then throws a lying cylinder off a standing one.
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
+    contact = {"solimp": [0.95, 0.99, 0.001, 0.5, 2], "condim": 6, "friction": [1, 0.005, 0.002]}
+    geom = mujoco.mjtGeom
+    spec.worldbody.add_geom(type=geom.mjGEOM_PLANE, size=[10, 10, 1], **contact)
+
+    kinds = {
+        CUBOID: geom.mjGEOM_BOX,
+        CYLINDER: geom.mjGEOM_CYLINDER,
+        LYING: geom.mjGEOM_CYLINDER,
+        SPHERE: geom.mjGEOM_SPHERE,
+    }
+    rotations = towers.rotation()[row].double().numpy()
+    for block in range(int(towers.height[row])):
+        kind, size = int(towers.kind[row, block]), towers.size[row, block].tolist()
+        if kind in (CYLINDER, LYING):
+            size = [size[0], size[2], 0]  # MuJoCo's cylinder is radius, half length
+        turn = np.empty(4)
+        mujoco.mju_mat2Quat(turn, rotations[block].ravel())
+        body = spec.worldbody.add_body(pos=towers.position[row, block].tolist(), quat=turn)
+        body.add_freejoint()
+        body.add_geom(type=kinds[kind], size=size, **contact)
+    return spec.compile()
+
+
+def _fall_time(model: Any, push: np.ndarray) -> float:
+    mujoco = mujoco_module()
+    data = mujoco.MjData(model)
+    data.qvel[:] = push[: model.nv]
+    mujoco.mj_forward(model, data)
+    start = data.xpos.copy()
+    for _ in range(round(SECONDS / TIMESTEP / _CHECK_EVERY)):
+        mujoco.mj_step(model, data, _CHECK_EVERY)  # lets other threads run meanwhile
+        if np.linalg.norm(data.xpos - start, axis=1).max() > FALL:
+            return round(data.time, 6)
+    return math.inf
+
+
+def _pushes(number: Tensor, seed: int) -> np.ndarray:
+    """`[B, 36]` normal velocities, linear and angular, of six blocks."""
+    random = bits(fold(fold(seed, 0x9057), number), 6 * MAX_BLOCKS)
+    uniform = (((random >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
+    return (_NUDGE * torch.special.ndtri(uniform)).numpy()
