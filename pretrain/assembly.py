@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +16,9 @@ from torch import nn
 
 from genesis_rl.checkpoint import MODELS
 from genesis_rl.losses.geco import BetaWarmup, Geco
-from genesis_rl.models.slots import SlotModel
+from genesis_rl.losses.mixture import LIKELIHOODS, Likelihood
+from genesis_rl.models.layers import full_precision
+from genesis_rl.models.slots import Inference, SlotModel
 from pretrain.config import Config
 from pretrain.data import load
 from pretrain.data.images import ImageBatch
@@ -99,7 +104,22 @@ def build_model(config: Config) -> SlotModel:
     names = [f.name for f in fields(settings_type) if hasattr(config, f.name)]
     values = {name: getattr(config, name) for name in names}
     built: SlotModel = getattr(module, model)(settings_type(**values))
+    if config.likelihood != "mixture_per_channel":  # which is what models measure by themselves
+        built.register_forward_hook(partial(_measure_by, LIKELIHOODS[config.likelihood]))
     return built
+
+
+def _measure_by(
+    likelihood: Likelihood, model: SlotModel, arguments: tuple[Any, ...], output: Inference
+) -> Inference:
+    """Replaces the error in a model's output, in training and in validation alike.
+
+    A hook, because the likelihood is a choice of the training: a checkpoint knows nothing of it.
+    """
+    with full_precision(output.components):
+        stds, images = model.stds, arguments[0].float()
+        error = likelihood(images, output.log_masks, output.components.float(), stds)
+    return replace(output, error=error)
 
 
 def build_objective(config: Config) -> nn.Module:
@@ -112,4 +132,37 @@ def build_objective(config: Config) -> nn.Module:
         step_size=config.geco_step,
         speedup=config.geco_speedup,
         decay=config.geco_decay,
+        beta_range=(config.geco_beta_min, config.geco_beta_max),
+        largest_step=config.geco_largest_step or math.inf,
+        half_life=config.goal_half_life,
+        first_goal=config.first_goal,
     )
+
+
+def engine_options(config: Config) -> dict[str, Any]:
+    """Returns what an engine has to know about the optimisation, by the names of its arguments."""
+    return {
+        "learning_rate": config.learning_rate,
+        "betas": BETAS[config.optimiser],
+        "schedule": learning_rate_schedule(config),
+        "clip": config.gradient_clip,
+        "average": config.weight_average,
+    }
+
+
+def learning_rate_schedule(config: Config) -> Callable[[int], float] | None:
+    """Returns the factor on the learning rate as a function of steps made; None where it is 1."""
+    warmup, steps = config.learning_rate_warmup, config.steps
+    cosine = config.learning_rate_schedule == "cosine"
+    if not warmup and not cosine:
+        return None
+
+    def factor(step: int) -> float:
+        if step < warmup:  # 1) a straight line; its first step is not 0, which would be wasted
+            return (step + 1) / warmup
+        if cosine:  # 2) from 1 at the end of the warm-up to 0 at the end of the run
+            done = (step - warmup) / max(steps - warmup, 1)
+            return 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))
+        return 1.0
+
+    return factor

@@ -4,7 +4,6 @@ Imports neither torch nor numpy, so that `--help` is instant.
 """
 
 import argparse
-import difflib
 import hashlib
 import json
 import re
@@ -12,8 +11,9 @@ import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
+from pretrain.command_line import Parser, suggest
 from pretrain.data import DATASETS, parse_name
 from pretrain.strict_yaml import dump_yaml, load_yaml
 
@@ -51,17 +51,27 @@ class Config:
         norm: genesis and genesis_s: normalisation of the gated convolutions.
         std: Standard deviation of every slot's pixels, on the scale [0, 1].
         first_std: The same for slot 1 alone; none means as the others.
+        likelihood: One mixture a channel (the release) or a pixel; or a Gaussian around the blend.
         objective: geco minimises the KL once the goal is met; beta weighs it by hand.
         goal: GECO's reconstruction error to reach, in nats per pixel and channel.
         geco_step: GECO's learning rate of log beta, per nat of the summed error at 64x64 pixels.
         geco_speedup: GECO: factor on that rate while the goal is met.
         geco_decay: GECO: weight of the past in the running error.
+        geco_beta_min: GECO: beta's lower bound.
+        geco_beta_max: GECO: beta's upper bound.
+        geco_largest_step: GECO: bound on a step's change of log beta; 0 for none.
+        goal_half_life: GECO: steps that halve the way from first_goal to goal; 0 starts at goal.
+        first_goal: GECO: an easier goal to start from; none takes the first error seen.
         beta: Weight of the KL with the beta objective.
         beta_warmup: Fraction of the steps over which that weight grows from 0.
         steps: Updates to make in all.
         batch_size: Images per update.
         optimiser: rmsprop is Adam without momentum (betas 0 and 0.99), bias correction kept.
         learning_rate: Of the optimiser.
+        learning_rate_warmup: Steps over which it grows from 0 first.
+        learning_rate_schedule: After that: constant, or the half cosine that is 0 after all steps.
+        gradient_clip: Largest norm of the gradient, as in train/gradient_norm; 0 for any.
+        weight_average: Decay of the average of weights that is judged and exported; 0 for none.
         seed: Of weights, data order and noise.
         device: auto takes CUDA where there is one.
         precision: Of convolutions; losses are always float32. auto: bf16 on CUDA, fp32 on CPU.
@@ -95,17 +105,29 @@ class Config:
     norm: Literal["batch", "instance"] = _fixed("batch")
     std: float = _fixed(0.7)
     first_std: float | None = _fixed(None)
+    likelihood: Literal["mixture_per_channel", "mixture_per_pixel", "gaussian_composite"] = _fixed(
+        "mixture_per_channel"
+    )
     objective: Literal["geco", "beta"] = _fixed("geco")
     goal: float = _fixed(0.5655)
     geco_step: float = _fixed(1e-5)
     geco_speedup: float = _fixed(10.0)
     geco_decay: float = _fixed(0.99)
+    geco_beta_min: float = _fixed(1e-10)
+    geco_beta_max: float = _fixed(1e10)
+    geco_largest_step: float = _fixed(0.0)
+    goal_half_life: float = _fixed(0.0)
+    first_goal: float | None = _fixed(None)
     beta: float = _fixed(0.5)
     beta_warmup: float = _fixed(0.2)
     steps: int = 500_000
     batch_size: int = _fixed(32)
     optimiser: Literal["adam", "rmsprop"] = _fixed("adam")
     learning_rate: float = _fixed(1e-4)
+    learning_rate_warmup: int = _fixed(0)
+    learning_rate_schedule: Literal["constant", "cosine"] = _fixed("constant")
+    gradient_clip: float = _fixed(0.0)
+    weight_average: float = _fixed(0.0)
     seed: int = _fixed(0)
     device: str = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16"] = _fixed("auto")
@@ -125,7 +147,7 @@ class Config:
         """Refuses values that no run could use."""
         kind = self.dataset.partition(":")[0]
         if kind not in DATASETS:
-            raise ConfigError(f"unknown dataset {self.dataset!r}{_suggest(kind, list(DATASETS))}")
+            raise ConfigError(f"unknown dataset {self.dataset!r}{suggest(kind, list(DATASETS))}")
         try:
             parse_name(self.dataset)
         except ValueError as error:
@@ -142,6 +164,12 @@ class Config:
                 value = getattr(self, name)
                 if value is not None and not low <= value <= high:  # NaN is outside of everything
                     raise ConfigError(f"{name} must be between {low} and {high}, but got {value}")
+        if self.first_goal is not None and not self.goal_half_life:
+            raise ConfigError("first_goal needs a goal_half_life above 0, or it stays")
+        if self.first_std is not None and self.likelihood == "gaussian_composite":
+            raise ConfigError("first_std needs a mixture; a gaussian_composite has one deviation")
+        if self.geco_beta_min > self.geco_beta_max:
+            raise ConfigError(f"geco_beta_min {self.geco_beta_min} is above geco_beta_max")
 
     @property
     def folder(self) -> Path:
@@ -151,8 +179,8 @@ class Config:
     def fixed_values(self) -> dict[str, Any]:
         """The settings that may not change when a run is resumed."""
         names = {f.name for f in fields(self) if f.metadata.get("fixed")}
-        if self.objective == "beta":
-            names.add("steps")  # the warm-up is a fraction of them
+        if self.objective == "beta" or self.learning_rate_schedule == "cosine":
+            names.add("steps")  # warm-up and cosine are fractions of them
         return {name: value for name, value in asdict(self).items() if name in names}
 
     def fingerprint(self) -> str:
@@ -168,7 +196,10 @@ _RANGES: list[tuple[str, float, float]] = [
     ("num_slots", 2, 64),
     ("mask_latents component_latents latents width", 1, 1024),
     ("std first_std", 1e-3, 10),
-    ("goal", -10, 10),
+    ("goal first_goal", -10, 10),
+    ("geco_beta_min geco_beta_max", 1e-30, 1e30),
+    ("geco_largest_step weight_average", 0, 1),
+    ("goal_half_life learning_rate_warmup gradient_clip", 0, 10**9),
     ("geco_step", 0, 1),
     ("geco_speedup", 1, 1e4),
     ("geco_decay", 0, 1),
@@ -194,7 +225,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Config:
     that decide what is learnt must not differ from it. Prints one line and exits with status 2 on
     a mistake.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python pretrain/run.py",
         description="Pretrains an object-centric model.",
         epilog=f"presets: {', '.join(_preset_names())}. Flags override the config file.",
@@ -208,7 +239,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Config:
     try:
         if unknown:
             options = [option for action in parser._actions for option in action.option_strings]
-            raise ConfigError(f"unknown argument {unknown[0]!r}{_suggest(unknown[0], options)}")
+            raise ConfigError(f"unknown argument {unknown[0]!r}{suggest(unknown[0], options)}")
         given = load_yaml(find_config(flags.config)) if flags.config else {}
         for name in _NAMES:
             if getattr(flags, name) is not None:
@@ -232,7 +263,7 @@ def build(values: dict[str, Any], base: Config | None = None) -> Config:
     """
     for name in values:
         if name not in _NAMES:
-            raise ConfigError(f"unknown key {name!r}{_suggest(str(name), _NAMES)}")
+            raise ConfigError(f"unknown key {name!r}{suggest(str(name), _NAMES)}")
     converted = {name: _convert(name, value, _TYPES[name]) for name, value in values.items()}
     return replace(base or Config(), **converted)
 
@@ -245,7 +276,7 @@ def find_config(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    hint = _suggest(name_or_path, _preset_names())
+    hint = suggest(name_or_path, _preset_names())
     raise ConfigError(f"no config {name_or_path!r}: neither a file nor a preset{hint}")
 
 
@@ -305,17 +336,6 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
 
 # One line of the class docstring per field: names, defaults and explanations exist once.
 _HELP = dict(re.findall(r"^ {8}(\w+): (.+)$", Config.__doc__ or "", flags=re.MULTILINE))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Prints one line, without the usage of forty flags."""
-        self.exit(2, f"error: {message}\n")
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word.split("=")[0], known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def _preset_names() -> list[str]:

@@ -12,45 +12,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pretrain.average import WeightAverage
+from pretrain.readings import SKIPPED, Readings, judge, new_book, read_book
+
 Precision = Literal["fp32", "tf32", "bf16"]
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What happened since the last reading. Nats are per image.
-
-    Attributes:
-        loss: Of the last step that counted.
-        error: Its reconstruction error.
-        kl: Its KL.
-        beta: Weight of the KL in the next step.
-        mean_error: Mean over the steps that counted.
-        mean_kl: Likewise.
-        mean_gradient_norm: Likewise.
-        skipped: Steps whose error, KL or gradient was not finite, since the run began.
-        skipped_in_a_row: The longest unbroken series of them since the last reading.
-    """
-
-    loss: float
-    error: float
-    kl: float
-    beta: float
-    mean_error: float
-    mean_kl: float
-    mean_gradient_norm: float
-    skipped: int
-    skipped_in_a_row: int
-
-
-# Entries of the book-keeping vector; the sums are in the order of the values they add up.
-_LOSS, _ERROR, _KL, _SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT = range(7)
-_SKIPPED, _IN_A_ROW, _LONGEST = range(7, 10)
 
 
 class Engine:
@@ -68,6 +38,9 @@ class Engine:
         batch_size: B.
         learning_rate: Of Adam.
         betas: Of Adam.
+        schedule: Factor on the learning rate as a function of the steps made; None for 1.
+        clip: Largest norm of the gradient; 0 for any.
+        average: Decay of a running average of the weights, in `averaged_model`; 0 for none.
         seed: Of the order of the images. Noise comes from torch's global generator.
         precision: Of the convolutions on CUDA; the losses are float32.
         compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
@@ -83,6 +56,9 @@ class Engine:
         batch_size: int,
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
+        schedule: Callable[[int], float] | None = None,
+        clip: float = 0.0,
+        average: float = 0.0,
         seed: int = 0,
         precision: Precision = "fp32",
         compile: bool = False,
@@ -102,20 +78,27 @@ class Engine:
         cuda = self.device.type == "cuda"
         # A tensor, because a captured graph would keep a number for ever.
         self.learning_rate = torch.tensor(learning_rate, device=self.device)
+        self._schedule = schedule
+        self._rate = self.learning_rate.clone() if schedule else self.learning_rate
         self.optimizer = torch.optim.Adam(
-            self._parameters, lr=self.learning_rate, betas=betas, fused=True, capturable=cuda
+            self._parameters, lr=self._rate, betas=betas, fused=True, capturable=cuda
         )
         # Adam skips the update, its step count included, where this is one: GradScaler's mechanism.
         self._skip = torch.ones((), device=self.device)
         self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+        self._clip = clip
+        self._excess = torch.ones((), device=self.device)  # of the gradient's norm over `clip`
+        if clip:  # the other half of that mechanism: Adam divides gradients by it
+            self.optimizer.grad_scale = self._excess  # type: ignore[attr-defined]
         self._make_optimizer_state()
+        self._average = WeightAverage(model, average) if average else None
 
         self._buffers = _by_dtype([*_state_buffers(model), *_state_buffers(objective)])
         self._order = torch.zeros(len(images), dtype=torch.long, device=self.device)
         self._order_epoch = -1
         self._rows = torch.arange(batch_size, device=self.device)
         self._position = torch.zeros((), dtype=torch.long, device=self.device)
-        self._book = torch.zeros(10, dtype=torch.float64, device=self.device)
+        self._book = new_book(self.device)
 
         self._graph: Any = None
         self._run_eagerly()
@@ -125,6 +108,11 @@ class Engine:
     def steps_per_epoch(self) -> int:
         """Full batches in the training set; the remainder waits for the next permutation."""
         return len(self.images) // self.batch_size
+
+    @property
+    def averaged_model(self) -> Any:
+        """The model to judge and to keep: of averaged weights, in eval mode, if there is one."""
+        return self.model if self._average is None else self._average.model
 
     def prepare(self) -> None:
         """Compiles and captures the step, if that was asked for; the training state stays put."""
@@ -151,6 +139,8 @@ class Engine:
             self._order.copy_(epoch_order(len(self.images), self.seed, epoch))
             self._position.fill_(position)
             self._order_epoch = epoch
+        if self._schedule:
+            torch.mul(self.learning_rate, self._schedule(self.steps_done), out=self._rate)
         if self._graph is None:
             self._step()
         else:
@@ -159,24 +149,11 @@ class Engine:
 
     def read(self) -> Readings:
         """Waits for the device and returns what happened since the last call."""
-        book = self._book.tolist()
-        count = max(book[_COUNT], 1)
-        self._book[[_SUM_ERROR, _SUM_KL, _SUM_NORM, _COUNT, _LONGEST]] = 0
-        return Readings(
-            loss=book[_LOSS],
-            error=book[_ERROR],
-            kl=book[_KL],
-            beta=float(self.objective.beta),  # type: ignore[arg-type]
-            mean_error=book[_SUM_ERROR] / count,
-            mean_kl=book[_SUM_KL] / count,
-            mean_gradient_norm=book[_SUM_NORM] / count,
-            skipped=int(book[_SKIPPED]),
-            skipped_in_a_row=int(book[_LONGEST]),
-        )
+        return read_book(self._book, beta=float(self.objective.beta))  # type: ignore[arg-type]
 
     def read_skipped(self) -> int:
         """Steps skipped since the run began; unlike `read`, this resets nothing."""
-        return int(self._book[_SKIPPED])
+        return int(self._book[SKIPPED])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the steps to come depend on: tensors, numbers and plain containers."""
@@ -189,6 +166,8 @@ class Engine:
             "book": self._book.cpu().clone(),
             "rng_cpu": torch.get_rng_state(),
         }
+        if self._average is not None:
+            state["average"] = _detached(self._average.state_dict())
         if self.device.type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -201,6 +180,8 @@ class Engine:
             for name, value in self.optimizer.state[parameter].items():
                 value.copy_(saved[name])
         self.learning_rate.fill_(state["learning_rate"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._book.copy_(state["book"])
         torch.set_rng_state(state["rng_cpu"])
         if self.device.type == "cuda" and "rng_cuda" in state:
@@ -226,10 +207,14 @@ class Engine:
         values = [value.detach() for value in (loss, error, kl)]
         good, skip, book = self._judge(norms, *values, self._book)
         self._skip.copy_(skip)
+        if self._clip:
+            self._excess.copy_((norms.norm() / self._clip).clamp(min=1.0))
         self.optimizer.step()
         for group, old in zip(self._buffers, before, strict=True):
             kept = torch.where(good, torch.cat(_flat(group)), old)
             torch._foreach_copy_(_flat(group), list(kept.split([b.numel() for b in group])))
+        if self._average is not None:
+            self._average.follow(good)
         self._book.copy_(book)
         self._position.add_(1)
 
@@ -291,32 +276,6 @@ class Engine:
         with torch.cuda.graph(graph, stream=stream):
             self._step()
         self._graph = graph
-
-
-def judge(
-    norms: Tensor, loss: Tensor, error: Tensor, kl: Tensor, book: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Decides whether a step counts.
-
-    Args:
-        norms: Of each parameter's gradient.
-        loss: Scalar, like the next two.
-        error: Mean error.
-        kl: Mean KL.
-        book: What was noted of the steps before.
-
-    Returns:
-        Whether the step counts; 1.0 if Adam has to skip it, else 0.0; the book with this step.
-    """
-    norm = norms.norm()
-    good = torch.isfinite(norm) & torch.isfinite(loss)
-    now = torch.stack([loss, error, kl, error, kl, norm, torch.ones_like(loss)]).double()
-    sums = book[_SUM_ERROR:_SKIPPED] + now[_SUM_ERROR:]
-    in_a_row = book[_IN_A_ROW:_LONGEST] + 1
-    counted = [now[:_SUM_ERROR], sums, book[_SKIPPED:_IN_A_ROW], in_a_row * 0, book[_LONGEST:]]
-    skipped = [book[:_SKIPPED], book[_SKIPPED:_IN_A_ROW] + 1, in_a_row]
-    skipped.append(torch.maximum(book[_LONGEST:], in_a_row))
-    return good, (~good).float(), torch.where(good, torch.cat(counted), torch.cat(skipped))
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

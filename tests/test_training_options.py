@@ -1,0 +1,187 @@
+"""What a training may vary: likelihood, GECO, learning rate, clipping, averaging of weights.
+
+Defaults that change nothing are tested with the parts themselves.
+"""
+
+import inspect
+
+import pytest
+import torch
+from test_assembly import TINY
+from test_engine import CPU_AND_CUDA, differing, learnt, make, run
+
+from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
+from genesis_rl.losses.geco import Geco
+from genesis_rl.losses.mixture import LIKELIHOODS
+from pretrain.assembly import build_model, build_objective, engine_options, learning_rate_schedule
+from pretrain.config import build
+from pretrain.engine import Engine
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_another_likelihood_is_measured_in_training_and_validation_alike(
+    model: str, monkeypatch: pytest.MonkeyPatch
+):
+    def brightness(images, log_masks, components, std):  # something that no model measures
+        return (log_masks.exp() * components).sum(dim=(1, 2, 3, 4)) + std.sum() + images.mean()
+
+    monkeypatch.setitem(LIKELIHOODS, "gaussian_composite", brightness)
+    built = build_model(build(TINY | {"model": model, "likelihood": "gaussian_composite"}))
+    images = torch.rand(2, 3, 32, 32)
+    for output in (built.train()(images), built.eval()(images), built.decompose(images)):
+        expected = brightness(images, output.log_masks, output.components, built.stds)
+        torch.testing.assert_close(output.error, expected)
+
+
+def test_a_model_that_measures_otherwise_compiles_as_one_graph():
+    model = build_model(build(TINY | {"model": "bd_vae", "likelihood": "mixture_per_pixel"}))
+    images, noise = torch.rand(2, 3, 32, 32), model.draw_noise(2)
+    compiled = torch.compile(lambda: model(images, noise).error, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(), model(images, noise).error)
+
+
+def test_the_likelihood_is_no_part_of_a_checkpoint(tmp_path):
+    model = build_model(build(TINY | {"likelihood": "gaussian_composite"}))
+    again = load_checkpoint(save_checkpoint(tmp_path / "model", model))
+    assert again.config == build_model(build(TINY)).config
+
+
+def test_the_learning_rate_warms_up_and_then_follows_half_a_cosine():
+    assert learning_rate_schedule(build({})) is None
+    factor = learning_rate_schedule(build({"learning_rate_warmup": 4}))
+    assert [factor(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    cosine = {"learning_rate_schedule": "cosine", "learning_rate_warmup": 10, "steps": 110}
+    factor = learning_rate_schedule(build(cosine))
+    values = [factor(step) for step in (0, 10, 60, 110, 500)]
+    assert values == pytest.approx([0.1, 1, 0.5, 0, 0], abs=1e-12)
+
+
+def test_a_cosine_ends_where_it_was_meant_to():
+    short = build({"learning_rate_schedule": "cosine", "steps": 100})
+    assert "steps" in short.fixed_values()
+    assert "steps" not in build({"steps": 100}).fixed_values()
+
+
+def test_engine_options_are_arguments_of_the_engine():
+    names = inspect.signature(Engine).parameters
+    assert set(engine_options(build({}))) <= set(names)
+    options = engine_options(build({"gradient_clip": 3.0, "weight_average": 0.9}))
+    assert (options["clip"], options["average"]) == (3.0, 0.9)
+    defaults = {name: names[name].default for name in ("schedule", "clip", "average")}
+    assert engine_options(build({})).items() >= defaults.items()
+
+
+def test_geco_gets_its_bounds_and_its_easy_goal():
+    settings = {"geco_beta_min": 1e-3, "geco_beta_max": 1.0, "geco_largest_step": 2e-3}
+    geco = build_objective(build(settings | {"goal_half_life": 100.0, "first_goal": 0.6}))
+    assert (geco.beta_range, geco.largest_step) == ((1e-3, 1.0), 2e-3)
+    assert (geco.half_life, geco.first_goal) == (100, pytest.approx(0.6 * 12_288))
+    assert build_objective(build({})).largest_step == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"first_goal": 0.57}, "first_goal needs a goal_half_life"),
+        ({"first_std": 0.1, "likelihood": "gaussian_composite"}, "first_std needs a mixture"),
+        ({"geco_beta_min": 2.0, "geco_beta_max": 1.0}, "geco_beta_min 2.0 is above"),
+        ({"weight_average": 1.5}, "weight_average must be between 0 and 1"),
+        ({"likelihood": "gaussian"}, "likelihood must be one of"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(values: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        build(values)
+
+
+OPTIONS = {"schedule": lambda step: 1 / (1 + step), "clip": 1.0, "average": 0.9}
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_the_schedule_scales_every_steps_learning_rate(device):
+    rates = {0: 1.0, 1: 0.25, 2: 0.0}
+    engine = make(device, schedule=rates.__getitem__, compile=device == "cuda")
+    moved = []
+    for _ in rates:
+        before = learnt(engine)["model.masks.first_slot.weight"]
+        engine.step()
+        moved.append((learnt(engine)["model.masks.first_slot.weight"] - before).abs().max().item())
+    assert moved[0] == pytest.approx(1e-3, rel=1e-3)  # Adam's first step is the learning rate
+    assert 0 < moved[1] <= 0.26e-3
+    assert moved[2] == 0
+
+
+def test_a_halved_learning_rate_stays_halved_under_a_schedule():
+    engine = make(schedule=lambda step: 0.5)
+    engine.learning_rate.mul_(0.5)  # as after a roll-back
+    engine.step()
+    assert engine.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.25e-3)
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_a_gradient_above_the_limit_is_scaled_down_to_it(device):
+    free = make(device)
+    free.step()
+    norm = free.read().mean_gradient_norm
+    clipped = make(device, clip=norm / 8, compile=device == "cuda")
+    clipped.step()
+    assert clipped.read().mean_gradient_norm == pytest.approx(norm, rel=1e-4)  # noted as it came
+    ours, theirs = learnt(clipped), learnt(free)
+    moments = [name for name in ours if name.endswith("exp_avg")]
+    ratio = sum(theirs[n].norm() for n in moments) / sum(ours[n].norm() for n in moments)
+    assert ratio.item() == pytest.approx(8, rel=1e-3)
+
+
+def test_a_gradient_below_the_limit_is_left_alone():
+    free = make()
+    losses = run(free, 3)
+    loose = make(clip=1e9)
+    assert run(loose, 3) == losses
+    assert differing(learnt(free), learnt(loose)) == []
+
+
+def test_without_an_average_the_model_itself_is_kept():
+    engine = make()
+    assert engine.averaged_model is engine.model
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_the_average_trails_the_weights_by_its_decay(device):
+    engine = make(device, average=0.75, compile=device == "cuda")
+    names = "masks.first_slot.weight", "masks.encoder.0.norm.running_mean"
+    expected = [engine.model.state_dict()[name].clone() for name in names]
+    for step in range(35):  # the weight of the newest reaches 1/4 after 30
+        engine.step()
+        weight = max(0.25, 10 / (10 + step))
+        now = [engine.model.state_dict()[name] for name in names]
+        expected = [a + weight * (b - a) for a, b in zip(expected, now, strict=True)]
+    kept = engine.averaged_model
+    torch.testing.assert_close([kept.state_dict()[name] for name in names], expected)
+    assert not torch.equal(expected[0], now[0])
+    assert not kept.training
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_a_skipped_step_leaves_the_average_too(device):
+    engine = make(device, compile=device == "cuda", **OPTIONS)
+    run(engine, 2)
+    before = learnt(engine) | engine.state_dict()["average"]
+    engine.gradient_factor.fill_(float("nan"))
+    engine.step()
+    assert differing(before, learnt(engine) | engine.state_dict()["average"]) == []
+    engine.gradient_factor.fill_(1.0)
+    engine.step()
+    assert "steps" in differing(before, learnt(engine) | engine.state_dict()["average"])
+
+
+def test_a_saved_state_continues_bit_for_bit_with_every_option():
+    geco = Geco.for_image_size(32, half_life=3, largest_step=0.01)
+    engine = make(objective=geco, **OPTIONS)
+    run(engine, 3)
+    state = engine.state_dict()
+    expected = run(engine, 4)
+    other = make(objective=Geco.for_image_size(32, half_life=3, largest_step=0.01), **OPTIONS)
+    run(other, 1)
+    other.load_state_dict(state)
+    assert run(other, 4) == expected
+    assert differing(engine.state_dict()["average"], other.state_dict()["average"]) == []
