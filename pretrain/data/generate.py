@@ -35,16 +35,19 @@ class Recipe(Protocol):
     Recipes travel to worker processes, so they need to be picklable: a frozen dataclass of plain
     values is best. What is expensive to make (textures, a renderer) belongs behind a cache that is
     filled at the first `write` of a process.
-
-    Attributes:
-        name: The dataset that this looks like, a key of `DATASETS`.
-        images: Images in all, for the progress bar and the time estimate.
-        bytes_per_image: A guess on the high side; the disk needs that much before anything starts.
     """
 
-    name: str
-    images: int
-    bytes_per_image: int
+    @property
+    def name(self) -> str:
+        """The dataset that this looks like, a key of `DATASETS`."""
+
+    @property
+    def images(self) -> int:
+        """Images in all, for the progress bar and the time estimate."""
+
+    @property
+    def bytes_per_image(self) -> int:
+        """A guess on the high side; the disk needs that much before anything starts."""
 
     def settings(self) -> dict[str, Any]:
         """Everything the bytes depend on (seed, counts, sizes, the textures' source, a version).

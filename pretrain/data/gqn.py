@@ -8,6 +8,8 @@ view of each scene; there are no masks.
 import hashlib
 import json
 import warnings
+import zipfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ from pretrain.data.manifest import source_of
 from pretrain.data.pixels import decode_rgb, in_threads
 from pretrain.data.tfrecord import Losses, OnCorrupt, RecordFile
 
-_NATIVE = {  # pixels of a frame's side, of the published sets
+NATIVE = {  # pixels of a frame's side, of the published sets
     "rooms_ring_camera": 64,
     "rooms_free_camera_no_object_rotations": 64,
     "rooms_free_camera_with_object_rotations": 128,
@@ -129,9 +131,9 @@ class Gqn(CachedDataset):
             targets = zip(payloads, views[piece].tolist(), images[piece], strict=True)
             for (where, payload), view, target in targets:
                 try:
-                    frames, _ = _parse(payload)
+                    frames, _ = parse_scene(payload)
                     start, stop = frames[view * len(frames) >> 24]
-                    picture = decode_rgb(payload[start:stop], _NATIVE.get(self._variant))
+                    picture = decode_rgb(payload[start:stop], NATIVE.get(self._variant))
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
                 if len(picture) != self.image_size:
@@ -147,10 +149,25 @@ class Gqn(CachedDataset):
         """All views of a scene, as they are stored."""
         where, payload = next(self._payloads(self.checked([index]).cpu().numpy()))
         try:
-            spans, cameras = _parse(payload)
+            spans, cameras = parse_scene(payload)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         return Scene([payload[start:stop] for start, stop in spans], cameras)
+
+    def scene_masks(self, index: int) -> np.ndarray | None:
+        """`[views, H, W]` uint8 masks of a generated test scene; there are none of genuine ones."""
+        row = int(self.checked([index])[0])
+        part = bisect_right(self._ends, row)
+        path = self._parts[part].file.path
+        beside = path.parent.parent / f"{path.parent.name}_masks" / f"{path.stem}.npz"
+        if not beside.is_file():
+            return None
+        number = row - (self._ends[part - 1] if part else 0) + self._parts[part].span().start
+        try:
+            with np.load(beside, allow_pickle=False) as archive:
+                return np.asarray(archive["masks"][number], dtype=np.uint8)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError) as error:
+            raise ValueError(f"{beside}: masks of scene {number} are damaged ({error})") from error
 
     def _payloads(self, rows: np.ndarray) -> Iterator[tuple[str, bytes]]:
         """Where each of these scenes is stored, in words, and its record."""
@@ -191,7 +208,7 @@ class Gqn(CachedDataset):
             warnings.warn(f"{path} holds {len(file)} scenes; published are 5,000", stacklevel=4)
 
 
-def _parse(payload: bytes) -> tuple[list[tuple[int, int]], np.ndarray]:
+def parse_scene(payload: bytes) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Where in a record each view's JPEG file is, and the cameras."""
     features: dict[str, Feature] = parse_example(payload)
     frames, cameras = features.get("frames"), features.get("cameras")

@@ -35,10 +35,10 @@ CROP = 196  # of these, in the centre, as in the GENESIS release
 MAX_BLOCKS = 6
 VIEWS = 16
 
-_LISTS = {"train": "train.txt", "val": "eval.txt", "test": "test.txt"}
+LISTS = {"train": "train.txt", "val": "eval.txt", "test": "test.txt"}
 _SCENARIO = re.compile(r"env_(blocks|ccs)-(easy|hard)-h=([2-6])-vcom=(\d)-vpsf=(\d)-v=(\d+)")
-_RGB = re.compile(r"rgb-.*cam_(\d+)-mono-0\.png")
-_MASK = re.compile(r"iseg-.*cam_(\d+)-mono-0\.map")
+RGB_NAME = re.compile(r"rgb-.*cam_(\d+)-mono-0\.png")
+MASK_NAME = re.compile(r"iseg-.*cam_(\d+)-mono-0\.map")
 _PIECE = 16  # images that a thread decodes in one go
 
 
@@ -117,7 +117,7 @@ class ShapeStacks(CachedDataset):
         self.device = usable_device(device)
         self.folder = find_folder(data_dir)
         self.scenarios = self._present(read_list(self.folder, variant, split))
-        self._views = _listing(self.folder / "recordings", self.scenarios, _RGB)
+        self._views = _listing(self.folder / "recordings", self.scenarios, RGB_NAME)
         self._report_gaps()
         total = sum(map(len, self._views))
         self.size = at_most(size, total, f"{split} images of {self.folder}")
@@ -210,7 +210,7 @@ class ShapeStacks(CachedDataset):
         places = [self.folder / "iseg", self.folder / "recordings"]
         found: list[dict[int, Path]] = [{} for _ in self.scenarios]
         for place in reversed(places):
-            names = _listing(place, self.scenarios, _MASK) if place.is_dir() else []
+            names = _listing(place, self.scenarios, MASK_NAME) if place.is_dir() else []
             for masks, scenario, views in zip(found, self.scenarios, names, strict=bool(names)):
                 masks |= {view: place / scenario / name for view, name in views.items()}
         if not any(found):
@@ -248,7 +248,7 @@ def find_folder(data_dir: str | Path | None) -> Path:
 
 def read_list(folder: Path, variant: str, split: str) -> list[str]:
     """The scenarios of a split, whether or not its list ends in a newline."""
-    path = folder / "splits" / variant / _LISTS[split]
+    path = folder / "splits" / variant / LISTS[split]
     if not path.is_file():
         raise FileNotFoundError(f"shapestacks needs the list {path}, which is missing.")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,101 @@
+"""Makes the data that nobody gave: a look-alike of a dataset, once, in the cache folder."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from pretrain.data import parse_name
+from pretrain.data.cache import cache_root
+from pretrain.data.generate import Recipe, default_workers, generate, pick_device
+from pretrain.data.make_gqn import GqnRecipe
+from pretrain.data.manifest import MARKER, read_marker
+
+_VARIANTS = {"gqn": "rooms_ring_camera", "shapestacks": "default"}
+_FULL = {"gqn": 200_000, "shapestacks": 100_000}  # training images where nobody says how many
+_CPU = {"gqn": 2_000, "shapestacks": 4_000}  # and at most without a GPU, so that it takes minutes
+_VALIDATION_SHARE = 60  # of GQN's training files; see `gqn_files.split_files`
+
+
+def is_lookalike(dataset: str) -> bool:
+    """Whether a dataset can be generated: the variants that the paper uses can."""
+    name, variant = parse_name(dataset)
+    return name in _VARIANTS and variant in (None, _VARIANTS[name])
+
+
+def provide(
+    dataset: str,
+    *,
+    train: int | None,
+    validation: int,
+    device: torch.device | str = "auto",
+    seed: int = 0,
+) -> Path:
+    """The folder of a look-alike, which is generated if it is not there yet.
+
+    Without a GPU sets are small, unless a larger one lies there already. Whoever wants another size
+    than this chooses makes it by `python -m pretrain.data generate`, and gives its folder.
+
+    Args:
+        dataset: gqn or shapestacks.
+        train: Images for training (scenes of gqn); by default what suits the device.
+        validation: Images for validation at least.
+        device: Where to render.
+        seed: Another one is another dataset.
+    """
+    name, _ = parse_name(dataset)
+    device = pick_device(device)
+    wanted = train or _FULL[name]
+    full = _folder(name, wanted, validation, seed)
+    if device.type == "cpu" and wanted > _CPU[name] and not _is_complete(full):
+        wanted = _CPU[name]
+    root = _folder(name, wanted, validation, seed)
+    recipe = recipe_for(name, wanted, validation, seed)
+    if not _is_complete(root):
+        seconds = estimate(name, recipe, device)
+        less = f" (of {train:,} that were asked for: no GPU)" if train and wanted < train else ""
+        print(
+            f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
+            f"{wanted:,} for training{less} is generated once, into {root}; it takes about "
+            f"{tqdm.format_interval(seconds)} (min:s, estimated)",
+            file=sys.stderr,
+        )
+    return generate(recipe, root, device=device, progress=sys.stderr.isatty())
+
+
+def recipe_for(name: str, train: int, validation: int, seed: int = 0) -> Recipe:
+    """The recipe of a set with at least so many images for training and validation (or scenes)."""
+    if name == "gqn":
+        each = min(max(100, validation), 5000)
+        files = -(-train // each) + 1
+        while (files - max(1, files // _VALIDATION_SHARE)) * each < train:
+            files += 1
+        tests = max(validation, min(train // 10, 10_000))
+        return GqnRecipe(files * each, tests, seed=seed, scenes_per_file=each)
+    raise ValueError(f"{name} cannot be generated.")
+
+
+def estimate(name: str, recipe: Recipe, device: torch.device) -> float:
+    """Seconds that a recipe will take, judged by a first small part that is thrown away."""
+    trial = recipe_for(name, 1, 1)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):  # the first one loads textures and warms up
+            began = time.perf_counter()
+            trial.write(0, Path(folder), device)
+            times.append(time.perf_counter() - began)
+    each = times[1] / (trial.images / trial.units())
+    return times[0] + each * recipe.images / default_workers(device)
+
+
+def _folder(name: str, train: int, validation: int, seed: int) -> Path:
+    return cache_root() / "lookalike" / f"{name}-{train}-{validation}-s{seed}"
+
+
+def _is_complete(root: Path) -> bool:
+    return (root / MARKER).is_file() and bool(read_marker(root / MARKER)["complete"])
