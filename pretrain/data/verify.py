@@ -223,19 +223,16 @@ def _shapestacks_checks(dataset: Found) -> Iterator[Check]:
 
 def _check_list(folder: Path, scenarios: list[str], _: Path) -> dict[str, int]:
     """Every scenario of a list needs 16 images, and as many masks if any has one."""
-    gaps: dict[str, list[str]] = {"images": [], "masks": []}
-    for name in scenarios:
-        files = [
-            p.name for where in ("recordings", "iseg") for p in (folder / where / name).glob("*")
-        ]
-        for what, pattern in (("images", RGB_NAME), ("masks", MASK_NAME)):
-            views = {int(match[1]) for file in files if (match := pattern.fullmatch(file))}
-            if not views >= set(range(1, VIEWS + 1)):
-                gaps[what].append(name)
-    if len(gaps["masks"]) == len(scenarios):  # a set without masks
-        gaps["masks"] = []
-    for what, lacking in gaps.items():
-        if lacking:
+    for what, places, pattern in (
+        ("images", ["recordings"], RGB_NAME),
+        ("masks", ["iseg", "recordings"], MASK_NAME),
+    ):
+        views = {}
+        for name in scenarios:
+            files = [path.name for place in places for path in (folder / place / name).glob("*")]
+            views[name] = {match[1] for file in files if (match := pattern.fullmatch(file))}
+        lacking = [name for name in scenarios if len(views[name]) < VIEWS]
+        if lacking and (what == "images" or any(views.values())):
             raise ValueError(
                 f"{len(lacking)} of {len(scenarios)} entries do not have all {VIEWS} {what}, the "
                 f"first is {lacking[0]}"
