@@ -208,10 +208,13 @@ def _stack(
 
 
 def _half_sizes(kind: Tensor, draws: Tensor, cubes: Tensor) -> Tensor:
-    """`[B, 6, 3]`, from as many uniform numbers: sides and diameters of .5 to 1."""
-    side = (0.5 + 0.5 * draws) / 2
+    """`[B, 6, 3]`, from as many uniform numbers: sides and diameters of .5 to 1.5, cubes of 1.
+
+    As measured on published images. (The recipe's defaults, and its example, end at 1.)
+    """
+    side = (0.5 + draws) / 2
     radius, length = side[..., :1], side[..., 1:2]
-    side = torch.where(cubes[:, None, None], (0.7 + 0.1 * draws[..., :1]) / 2, side)
+    side = torch.where(cubes[:, None, None], 0.5, side)
     cylinder = torch.cat([radius, radius, length], dim=-1)
     kind = kind[..., None]
     size = torch.where(kind == CUBOID, side, cylinder)

@@ -85,11 +85,7 @@ def test_a_third_of_both_are_cubes_which_never_stand_on_curves():
     cubes = both[both.cubes]
     assert (cubes.kind <= CUBOID).all()
     assert (cubes.violation < 2).all()
-    sides = 2 * cubes.size[cubes.kind >= 0]
-    assert (sides[:, 0] == sides[:, 1]).all()
-    assert (sides[:, 0] == sides[:, 2]).all()
-    assert sides.min() >= 0.7
-    assert sides.max() <= 0.8
+    assert (cubes.size[cubes.kind >= 0] == 0.5).all()
     assert not CCS.cubes.any()
 
 
@@ -134,11 +130,11 @@ def test_blocks_lie_on_each_other_and_the_lowest_on_the_floor():
     assert torch.equal((CCS.kind >= 0).sum(1), CCS.height)
 
 
-def test_sizes_are_from_a_half_to_one():
+def test_sizes_are_from_a_half_to_one_and_a_half():
     for kind in (CUBOID, CYLINDER, LYING, SPHERE):
         sides = 2 * CCS.size[CCS.kind == kind]
-        assert 0.5 <= sides.min() < 0.51
-        assert 0.99 < sides.max() <= 1
+        assert 0.5 <= sides.min() < 0.52
+        assert 1.48 < sides.max() <= 1.5
 
 
 def test_towers_stand_within_two_units_of_the_middle():
