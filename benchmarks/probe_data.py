@@ -258,9 +258,9 @@ def _read_genuine(path: Path) -> dict[str, np.ndarray]:
             f"--genuine needs an .npz file of labelled frames, but {path} is no file"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in _GENUINE if name in file}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npz file of plain arrays ({error})") from error
     lacking = [name for name in _GENUINE if name not in columns]
     if lacking:

@@ -71,7 +71,8 @@ def effective_count(correct: Tensor, groups: Tensor) -> float:
     excess = torch.zeros(count, dtype=torch.float64)
     excess.index_add_(0, group, correct.double() - share)
     variance = float(excess.square().sum()) / len(correct) ** 2 * count / max(count - 1, 1)
-    return float(min(share * (1 - share) / variance, len(correct))) if variance else float(count)
+    independent = share * (1 - share) / variance if variance else math.inf
+    return float(min(independent, len(correct)))
 
 
 def score(

@@ -99,7 +99,15 @@ def draw(rows: Sequence[Row], tasks: Sequence[str], path: Path, title: str) -> N
                           color="black", capsize=3)  # fmt: skip
             published = PAPER.get(row["model"], {}).get(task)
             if published:
-                axes.plot(published, y, "D", color="white", markeredgecolor="black", zorder=3)
+                axes.plot(
+                    published,
+                    y,
+                    "D",
+                    color="white",
+                    markeredgecolor="black",
+                    zorder=3,
+                    clip_on=False,
+                )
         for name, style in (("frequency", ":"), ("majority", "--")):
             axes.axvline(100 * chance[name][task]["accuracy"], color="0.4", linestyle=style)
         axes.set(xlabel="test accuracy, %", xlim=(0, 100), title=task)
