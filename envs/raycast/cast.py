@@ -215,9 +215,7 @@ def _entries(solids: Primitives, solid: Tensor, origin: Tensor, direction: Tenso
     size = solids.size[:, solid]
     t = torch.full_like(closest, math.inf)
     for kind, chosen in _by_kind(solids, solid):
-        found = shapes.entry(
-            SOLIDS[kind], own[:, chosen], along[:, chosen], size[:, chosen]
-        )
+        found = shapes.entry(SOLIDS[kind], own[:, chosen], along[:, chosen], size[:, chosen])
         t[chosen] = found
     return t + closest
 

@@ -37,7 +37,13 @@ class Look(Protocol):
         """`[N, R]` float32: what the texture is multiplied with."""
 
     def on_solids(
-        self, colour: Tensor, normal: Tensor, point: Tensor, view: Tensor, scene: Tensor, dark: Tensor
+        self,
+        colour: Tensor,
+        normal: Tensor,
+        point: Tensor,
+        view: Tensor,
+        scene: Tensor,
+        dark: Tensor,
     ) -> Tensor:
         """`[3, H]` float32: the colours of solids.
 

@@ -135,10 +135,7 @@ class _View:
         stage = scene.stage
         self.look: Look = StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage)
         texture = torch.stack(
-            [
-                stage.wall + floors if plane.is_wall else stage.floor
-                for plane in self.look.planes
-            ],
+            [stage.wall + floors if plane.is_wall else stage.floor for plane in self.look.planes],
             dim=1,
         )
         self.first_texel = (texture * atlas.stride).int().flatten()  # [N * J]

@@ -55,7 +55,13 @@ class RoomLook:
         return _AMBIENT + _HEADLIGHT * hits.cosine + _LAMP * lamp
 
     def on_solids(
-        self, colour: Tensor, normal: Tensor, point: Tensor, view: Tensor, scene: Tensor, dark: Tensor
+        self,
+        colour: Tensor,
+        normal: Tensor,
+        point: Tensor,
+        view: Tensor,
+        scene: Tensor,
+        dark: Tensor,
     ) -> Tensor:
         """`[3, H]` float32: the colours of solids (see `Look`)."""
         to_lamp = self.lamp[:, scene, 0] - point

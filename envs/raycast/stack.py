@@ -78,14 +78,22 @@ class StackLook:
         first, second = columns[:4], columns[4:8]
         others, first_in_others, own, first_in_own = columns[8:]
         shine = [
-            _specular(light[3], hits.cosine, -dot(torch.stack(light[:3]), rays.direction) / rays.length)
+            _specular(
+                light[3], hits.cosine, -dot(torch.stack(light[:3]), rays.direction) / rays.length
+            )
             for light in (first, second)
         ]
         others = (others + first_in_others * shine[0] + shine[1]).clamp_(max=1)
         return others + (own + first_in_own * shine[0]).clamp_(max=1) * ~dark
 
     def on_solids(
-        self, colour: Tensor, normal: Tensor, point: Tensor, view: Tensor, scene: Tensor, dark: Tensor
+        self,
+        colour: Tensor,
+        normal: Tensor,
+        point: Tensor,
+        view: Tensor,
+        scene: Tensor,
+        dark: Tensor,
     ) -> Tensor:
         """`[3, H]` float32: the colours of solids (see `Look`)."""
         shadow_light = self.light[scene]
