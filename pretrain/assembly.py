@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from genesis_rl.losses.mixture import LIKELIHOODS, Likelihood
 from genesis_rl.models.layers import full_precision
 from genesis_rl.models.slots import Inference, SlotModel
 from pretrain.config import Config
-from pretrain.data import load
-from pretrain.data.images import ImageBatch
+from pretrain.data import can_generate, load
+from pretrain.data.images import ImageBatch, ImageDataset
 from pretrain.engine import Precision
 from pretrain.state import Stop
 
@@ -35,25 +36,37 @@ def load_split(config: Config, split: str, size: int | None, device: torch.devic
     Raises:
         Stop: The data cannot be used (status 3).
     """
+    try:
+        dataset = open_split(config, split, size, device)
+        return dataset.all(progress=sys.stderr.isatty(), device=device)
+    except (ValueError, OSError) as error:
+        raise Stop(3, str(error)) from error
+
+
+def open_split(config: Config, split: str, size: int | None, device: torch.device) -> ImageDataset:
+    """Opens a split of the run's dataset; gqn and shapestacks are generated if nobody gave them."""
     options: dict[str, Any] = {"unique_colours": True} if config.unique_colours else {}
     match config.dataset.partition(":")[0]:
         case "env":
             options = {"crop": config.crop, "num_envs": config.num_envs}
         case "gqn" | "dm_multi_dsprites":
             options = {"on_corrupt": config.on_corrupt}
-    try:
-        source = load(
-            config.dataset,
-            split,
-            size=size,
-            image_size=config.image_size,
-            data_dir=config.data_dir,
-            device=device,
-            **options,
-        )
-        return source.all(progress=sys.stderr.isatty(), device=device)
-    except (ValueError, OSError) as error:
-        raise Stop(3, str(error)) from error
+    data_dir: str | Path | None = config.data_dir
+    if data_dir is None and can_generate(config.dataset):
+        from pretrain.data.lookalike import provide  # only who generates needs a renderer
+
+        train = config.train_images or None
+        validation = config.validation_images
+        data_dir = provide(config.dataset, train=train, validation=validation, device=device)
+    return load(
+        config.dataset,
+        split,
+        size=size,
+        image_size=config.image_size,
+        data_dir=data_dir,
+        device=device,
+        **options,
+    )
 
 
 def pick_device(name: str) -> torch.device:

@@ -35,7 +35,7 @@ class Config:
 
     Attributes:
         dataset: multi_dsprites, dm_multi_dsprites, gqn, shapestacks, or env:ID of an environment.
-        data_dir: Folder of the dataset's files; multi_dsprites and env: make their own without it.
+        data_dir: Folder of the dataset's files; without it all but dm_multi_dsprites are made here.
         train_images: Training images to use; 0 takes the dataset's own number.
         unique_colours: multi_dsprites: no two things in an image share a colour.
         on_corrupt: gqn and dm_multi_dsprites: a damaged record is an error, or skipped up to 0.1 %.

@@ -155,7 +155,7 @@ def test_an_error_in_a_worker_stops_all_and_is_told_in_one_line(tmp_path, log, w
 
 
 def test_a_worker_that_is_killed_is_named(tmp_path, log):
-    with pytest.raises(RuntimeError, match=r"status -9 \(was memory short\?\)"):
+    with pytest.raises(ChildProcessError, match=r"status -9 \(was memory short\?\)"):
         make(Noise(log, broken=0, fatal=signal.SIGKILL, slow=1), tmp_path / "data", workers=2)
 
 

@@ -249,10 +249,10 @@ def test_pretraining_on_a_folder_of_records(root):
     assert all("kl" in line and "ari_fg" not in line for line in scores)  # there are no masks
 
 
-def test_pretraining_without_data_is_one_clear_error(tmp_path, capsys):
-    assert main(arguments(tmp_path / "run", dataset="gqn")) == 3
+def test_data_that_nobody_has_and_nobody_can_make_is_one_clear_error(tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", dataset="gqn:jaco")) == 3
     error = capsys.readouterr().err
-    assert error.startswith("error: gqn needs --data-dir DIR with DIR/rooms_ring_camera/train/0001")
+    assert error.startswith("error: gqn needs --data-dir DIR with DIR/jaco/train/0001")
     assert error.count("\n") == 1
 
 

@@ -16,6 +16,9 @@ DATASETS = {
     "env": "pretrain.data.env_frames:EnvFrames",
 }
 
+# Those that are generated where nobody has them, and the variant that is.
+GENERATED = {"gqn": "rooms_ring_camera", "shapestacks": "default"}
+
 
 def parse_name(name: str) -> tuple[str, str | None]:
     """Splits `dataset:variant`, as in `env:CartPole-v1`, and checks the first part.
@@ -33,6 +36,12 @@ def parse_name(name: str) -> tuple[str, str | None]:
     if colon and key == "multi_dsprites":
         raise ValueError("multi_dsprites has no variants; leave the colon out.")
     return key, variant or None
+
+
+def can_generate(name: str) -> bool:
+    """Whether `pretrain.data.lookalike` can make a dataset of this name."""
+    key, variant = parse_name(name)
+    return key in GENERATED and variant in (None, GENERATED[key])
 
 
 def load(name: str, split: str = "train", **options: Any) -> "ImageDataset":

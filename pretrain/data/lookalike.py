@@ -8,24 +8,15 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-
 from pretrain.data import parse_name
 from pretrain.data.cache import cache_root
 from pretrain.data.generate import Recipe, default_workers, generate, pick_device
 from pretrain.data.make_gqn import GqnRecipe
 from pretrain.data.manifest import MARKER, read_marker
 
-_VARIANTS = {"gqn": "rooms_ring_camera", "shapestacks": "default"}
 _FULL = {"gqn": 200_000, "shapestacks": 100_000}  # training images where nobody says how many
 _CPU = {"gqn": 2_000, "shapestacks": 4_000}  # and at most without a GPU, so that it takes minutes
 _VALIDATION_SHARE = 60  # of GQN's training files; see `gqn_files.split_files`
-
-
-def is_lookalike(dataset: str) -> bool:
-    """Whether a dataset can be generated: the variants that the paper uses can."""
-    name, variant = parse_name(dataset)
-    return name in _VARIANTS and variant in (None, _VARIANTS[name])
 
 
 def provide(
@@ -62,7 +53,7 @@ def provide(
         print(
             f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
             f"{wanted:,} for training{less} is generated once, into {root}; it takes about "
-            f"{tqdm.format_interval(seconds)} (min:s, estimated)",
+            f"{_duration(seconds)}",
             file=sys.stderr,
         )
     return generate(recipe, root, device=device, progress=sys.stderr.isatty())
@@ -71,7 +62,7 @@ def provide(
 def recipe_for(name: str, train: int, validation: int, seed: int = 0) -> Recipe:
     """The recipe of a set with at least so many images for training and validation (or scenes)."""
     if name == "gqn":
-        each = min(max(100, validation), 5000)
+        each = min(max(validation, min(train // 64, 500)), 5000)
         files = -(-train // each) + 1
         while (files - max(1, files // _VALIDATION_SHARE)) * each < train:
             files += 1
@@ -91,6 +82,12 @@ def estimate(name: str, recipe: Recipe, device: torch.device) -> float:
             times.append(time.perf_counter() - began)
     each = times[1] / (trial.images / trial.units())
     return times[0] + each * recipe.images / default_workers(device)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _folder(name: str, train: int, validation: int, seed: int) -> Path:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_rl.pictures import slot_colours, tile
-from pretrain.data import DATASETS, load, parse_name
+from pretrain.data import DATASETS, can_generate, load, parse_name
 from pretrain.data.found import datasets_in
 from pretrain.data.gqn import Gqn
 from pretrain.data.images import ImageDataset
-from pretrain.data.lookalike import is_lookalike, provide
+from pretrain.data.lookalike import provide
 from pretrain.data.pixels import decode_rgb
 from pretrain.data.shapestacks import ShapeStacks
 from pretrain.report import write_png
@@ -60,7 +60,7 @@ def _datasets(
     parse_name(what)
     if data_dir is not None:
         return [(what, Path(data_dir))]
-    if is_lookalike(what):
+    if can_generate(what):
         return [(what, provide(what, train=SHOWN, validation=count, device=device))]
     return [(what, None)]
 

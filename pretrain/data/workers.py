@@ -48,8 +48,9 @@ def do_units(work: Work, units: list[int], workers: int) -> Generator[tuple[int,
             sums are taken in the same order whatever this number is.
 
     Raises:
-        ValueError: A unit failed of a mistake of the user's, OSError: of the system's; or
-        RuntimeError: of anything else, or a worker was killed. The other workers are stopped.
+        ValueError: A unit failed of a mistake of the user's.
+        OSError: Of the system's, or a worker was killed.
+        RuntimeError: Of anything else. In every case the other workers are stopped.
     """
     if workers == 1 or len(units) < 2:
         threads = torch.get_num_threads()
@@ -104,7 +105,7 @@ class _Pool:
         except (EOFError, ConnectionError):
             process = self._workers[line]
             process.join()
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"a worker process ended with status {process.exitcode}"
                 + (" (was memory short?)" if process.exitcode == -signal.SIGKILL else "")
             ) from None
