@@ -43,6 +43,7 @@ ALLOWED = {
         "tqdm",
         "PIL",
         "sklearn",
+        "safetensors",
     },
 }
 
