@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from pretrain.data import parse_name
 from pretrain.data.cache import cache_root
 from pretrain.data.generate import Recipe, default_workers, generate, pick_device
