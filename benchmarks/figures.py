@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 KINDS = ("decomposition", "generation", "traversal", "swap")
 SEEN = 64  # images over which a traversal measures how much latents vary
-STEP, LAST, GLIDE = 700, 2100, 130  # milliseconds of an animation's frames
+STEP, LAST, GLIDE = 700, 2100, 200  # milliseconds of an animation's frames
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Runs the command line; returns the files written."""
     args = _parser().parse_args(argv)
     import torch
+    from tqdm import tqdm
 
     from benchmarks.segmentation import to_model
     from genesis_rl import load_checkpoint
@@ -59,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     name = resolve_checkpoint(args.checkpoint).resolve().name
     written = []
     with torch.no_grad(), precision_of("fp32"):  # cuDNN would take TF32 for granted
-        for kind in kinds:
+        for kind in tqdm(kinds, unit="figure", disable=None):
             written += _FIGURES[kind](model, pixels, args, args.out / f"{name}_{kind}")
-            print(*written[-1 - (args.gif and kind != "swap") :], sep="\n")
+    print(*written, sep="\n")
     return written
 
 
@@ -88,13 +90,20 @@ def draw_traversal(model: SlotModel, images: Tensor, args: Any, stem: Path) -> l
     from genesis_rl.edits import traversal_frames, traversal_panels
 
     slots = args.slot and [slot - 1 for slot in args.slot]
-    panels = traversal_panels(model, images, slots=slots, dimensions=args.rows)
-    frames = []
-    if args.gif:
-        steps = [step / 4 for step in range(-8, 9)]
-        finer = traversal_panels(model, images, slots=slots, dimensions=args.rows, deviations=steps)
-        frames = traversal_frames(finer)
-    return save(stem, panels, frames, args, still=GLIDE, last=GLIDE)
+    steps = [step / 2 for step in range(-4, 5)]
+    panels = traversal_panels(
+        model,
+        images,
+        slots=slots,
+        dimensions=args.rows,
+        deviations=steps if args.gif else steps[::2],
+    )
+    stills = [_every_second(panel) for panel in panels] if args.gif else panels
+    return save(stem, stills, traversal_frames(panels), args, still=GLIDE, last=GLIDE)
+
+
+def _every_second(panel: Panel) -> Panel:
+    return replace(panel, views=panel.views[:, ::2], columns=panel.columns[::2])
 
 
 def draw_swap(model: SlotModel, images: Tensor, args: Any, stem: Path) -> list[Path]:

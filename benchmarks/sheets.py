@@ -91,11 +91,16 @@ def write_gif(path: Path, frames: Sequence[Picture], milliseconds: Sequence[int]
     """
     # One palette of all frames: colours that stay do not flicker, and only changes are stored.
     together = Image.fromarray(np.concatenate(frames))
-    palette = together.quantize(256, method=Image.Quantize.MEDIANCUT)
+    found = together.quantize(255, method=Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*PAPER, *found[: 3 * 255]])
     images = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames
     ]
+    for image, frame in zip(images, frames, strict=True):
+        # Pillow looks for near colours only: without this, other light greys would stain the paper.
+        image.paste(0, mask=Image.fromarray((frame == PAPER).all(axis=2)))
 
     def save(file: io.BytesIO) -> None:
         images[0].save(

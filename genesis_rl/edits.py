@@ -17,6 +17,7 @@ from genesis_rl.figures import Panel, over_checks, segments, tinted, to_levels
 from genesis_rl.models.slots import Decomposition, SlotModel
 
 _ON_BORDER = 0.1  # a slot that owns more than this share of the border pixels is background
+_BATCH = 8  # images at a time: mask decoders hold K stacks of full-size maps for each
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def traversal_panels(
         raise ValueError(
             f"a traversal needs at least 2 images to see how much latents vary, got {len(images)}"
         )
-    latents = model.encode(images)  # [B, K, D]
+    latents = torch.cat([model.encode(part) for part in images.split(_BATCH)])  # [B, K, D]
     drawn = model.decode(latents[:1])
     if slots is None:
         slots = sorted({0, foreground_slots(model, drawn)[0]})
@@ -232,6 +233,6 @@ def _heads_of_slot(
     return [(title, to_levels(view)) for title, view in heads.items()]
 
 
-def _decode(model: SlotModel, latents: Tensor, batch: int = 16) -> Tensor:
+def _decode(model: SlotModel, latents: Tensor) -> Tensor:
     """`[N, 3, S, S]` images of `[N, K, D]` latents, a few at a time."""
-    return torch.cat([model.decode(part).reconstruction for part in latents.split(batch)])
+    return torch.cat([model.decode(part).reconstruction for part in latents.split(_BATCH)])

@@ -275,6 +275,19 @@ def test_one_command_draws_everything_the_same_twice(checkpoint, tmp_path):
         assert animation.info["loop"] == 0
 
 
+def test_paper_stays_white_in_an_animation(tmp_path):
+    frames = [np.full((32, 32, 3), level, np.uint8) for level in (251, 252)]
+    for frame in frames:
+        frame[:4] = 255
+    sheets.write_gif(tmp_path / "a.gif", frames, [100, 200])
+    with Image.open(tmp_path / "a.gif") as animation:
+        for i, frame in enumerate(frames):
+            animation.seek(i)
+            shown = np.asarray(animation.convert("RGB"))
+            assert (shown[:4] == 255).all()
+            np.testing.assert_allclose(shown[4:], frame[4:], atol=2)
+
+
 def test_another_seed_draws_other_samples(checkpoint, tmp_path):
     flags = ["--checkpoint", str(checkpoint), "--kind", "generation", "--out", str(tmp_path)]
     pictures = {figures.main([*flags, "--seed", seed])[0].read_bytes() for seed in "0011"}
