@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import struct
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import cv2
 import numpy as np
 import pytest
 from recipes import Noise
+from runs import arguments, weights_sha256
 from test_gqn import write_set
 from test_shapestacks import ROLLS, STABLE, TESTED, TOPPLES, add_masks, picture, save
 
+from pretrain.data import generate as generating
+from pretrain.data import load, lookalike
 from pretrain.data.__main__ import main
 from pretrain.data.generate import generate
 from pretrain.data.multi_dsprites import MultiDsprites
 from pretrain.data.show import CELL, contact_sheet
 from pretrain.data.tfrecord import RecordFile
+from pretrain.run import main as pretrain
 
 ROOT = Path(__file__).parent.parent
 FILE = "rooms_ring_camera/train/2-of-4.tfrecord"
@@ -260,10 +265,50 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     line = fails(capsys, 2, "generate", "gqn", tmp_path / "mine", "--train-images", 4)
     assert "needs to be a folder, but is a file" in line
     assert "holds no dataset" in fails(capsys, 2, "verify", ROOT / "docs")
-    for arguments in (["generate", "gqn", "x"], ["generate", "dsprites", "x"], ["unpick"], []):
+    for command in (["generate", "gqn", "x"], ["generate", "dsprites", "x"], ["unpick"], []):
         with pytest.raises(SystemExit) as stop:
-            main(arguments)
+            main(command)
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert len(error.splitlines()) == 1
+
+
+def test_sigterm_ends_it_with_what_is_done_kept(tmp_path, capsys, monkeypatch):
+    log, root = tmp_path / "log", tmp_path / "data"
+    recipes = [Noise(log, broken=3, fatal=signal.SIGTERM), Noise(log)]
+    monkeypatch.setattr(lookalike, "recipe_for", lambda *_: recipes.pop(0))
+    command = ["generate", "gqn", str(root), "--train-images", "4", "--workers", "1"]
+    assert main(command) == 130
+    error = capsys.readouterr().err
+    assert "3 of 5 parts are made and kept; the same command goes on from there" in error
+    assert error.splitlines()[-1] == "interrupted"
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{root}: 150 images; use it by --data-dir {root}")
+    assert log.read_text().split() == ["0", "1", "2", "3", "4"]
+
+
+# --- look-alikes --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_worker(monkeypatch):
+    monkeypatch.setattr(generating, "available_cores", lambda: 1)
+
+
+def test_pretraining_on_gqn_without_data_makes_it_once(tmp_path, cache, capsys, one_worker):
+    options = {"dataset": "gqn", "train_images": 4, "validation_images": 2, "steps": 2}
+    assert pretrain(arguments(tmp_path / "a", **options)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    root = cache / "lookalike" / "gqn-4-2-s0"
+    said = "gqn: no --data-dir was given, so a look-alike of 80 images with 4 for training"
+    assert lines[0].startswith(f"{said} is generated once, into {root}; it takes about ")
+    made = (root / "genesis_rl.json").stat().st_mtime_ns
+    assert pretrain(arguments(tmp_path / "b", **options)) == 0
+    assert "look-alike" not in capsys.readouterr().err
+    assert (root / "genesis_rl.json").stat().st_mtime_ns == made
+    assert weights_sha256(tmp_path / "a/model") == weights_sha256(tmp_path / "b/model")
+    assert broken(capsys, root)[0] == []
+    data = load("gqn", "train", data_dir=root)
+    assert data.source.startswith("generated (genesis-rl ")
+    assert "textures)" in data.source
