@@ -204,8 +204,11 @@ def coloured(tone: Picture, mean: Sequence[float], spread: Sequence[float]) -> P
     centre, scale = target.copy(), deviation.copy()
     for _ in range(20):  # clipping moves both, so aim a little further until they are met
         picture = np.clip(centre + scale * tone[..., None], 0, 255)
-        centre += target - picture.mean(axis=(0, 1))
-        scale *= deviation / np.maximum(picture.std(axis=(0, 1)), 1e-6)
+        mean, spread_now = picture.mean(axis=(0, 1)), picture.std(axis=(0, 1))
+        if np.abs(mean - target).max() < 0.1 and np.abs(spread_now - deviation).max() < 0.1:
+            break
+        centre += target - mean
+        scale *= deviation / np.maximum(spread_now, 1e-6)
     return picture
 
 

@@ -74,7 +74,9 @@ class Rooms(NamedTuple):
     light: Tensor
 
 
-def draw_rooms(seed: int, index: Tensor, objects: tuple[int, int] = (1, MAX_OBJECTS)) -> Rooms:
+def draw_rooms(
+    seed: int | Tensor, index: Tensor, objects: tuple[int, int] = (1, MAX_OBJECTS)
+) -> Rooms:
     """The rooms with these numbers.
 
     Args:
@@ -103,7 +105,7 @@ def draw_rooms(seed: int, index: Tensor, objects: tuple[int, int] = (1, MAX_OBJE
     )
 
 
-def view_angles(seed: int, index: Tensor, views: int = VIEWS) -> Tensor:
+def view_angles(seed: int | Tensor, index: Tensor, views: int = VIEWS) -> Tensor:
     """`[B, views]` float32: where on the ring the camera stands for each view, in [0, 2 pi)."""
     key = fold(fold(seed, index, index.device), 3)
     return 2 * math.pi * _fractions(bits(key, views))

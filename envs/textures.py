@@ -1,8 +1,8 @@
 """What floors and walls look like: procedural textures, or genuine ones that the user has.
 
-Shapes: F floors, W walls, S pixels to a side. Image row 0 is v = 0 of the surface (its lower edge,
-for a wall). Nothing genuine is shipped: ShapeStacks' textures are read from the user's copy of the
-data, those of the GQN rooms from the wheel `labmaze`.
+Shapes: F floors, W walls, S pixels to a side. Image row 0 is v = 0 of the surface. Nothing genuine
+is shipped: ShapeStacks' textures are read from the user's copy of the data, those of the GQN rooms
+from the wheel `labmaze`.
 """
 
 import importlib.util
@@ -149,7 +149,7 @@ def _labmaze_room(folder: Path, size: int) -> SurfaceTextures:
     yellow, blue = (_read_png(folder / name, size) for name in _LABMAZE_FLOORS)
     grey = yellow.numpy().astype(float) @ np.array([0.299, 0.587, 0.114])
     white = to_uint8(coloured(grey, *_FLOOR_COLOURS[1]))  # not in the package
-    walls = [_read_png(folder / name, size).flip(0) for name in _LABMAZE_WALLS]
+    walls = [_read_png(folder / name, size) for name in _LABMAZE_WALLS]
     version = metadata.version("labmaze")
     return SurfaceTextures(
         torch.stack([yellow, white, blue]), torch.stack(walls), f"labmaze {version}"
@@ -162,7 +162,7 @@ def _procedural_room(size: int) -> SurfaceTextures:
     walls = [_circuits(size)] * 3 + [_discs(size), _blocks(size)]
     return SurfaceTextures(
         _stack([coloured(t, *c) for t, c in zip(floors, _FLOOR_COLOURS, strict=True)]),
-        _stack([coloured(t, *c)[::-1] for t, c in zip(walls, _WALL_COLOURS, strict=True)]),
+        _stack([coloured(t, *c) for t, c in zip(walls, _WALL_COLOURS, strict=True)]),
         "procedural",
     )
 
