@@ -60,38 +60,35 @@ class Atlas:
         level = footprint.log2().clamp_(0, levels - 1)
         lower = level.int().clamp_(max=levels - 2)
         between = level - lower
-        texels, weights = [], []
-        for mip, share in ((lower, by * (1 - between)), (lower + 1, by * between)):
-            corners, areas = self._corners(mip, u, v)
-            texels += [corner + first for corner in corners]
-            weights += [area * share for area in areas]
+        texels, weights = self._corners(lower, first, u, v, by - by * between)
+        more_texels, more_weights = self._corners(lower + 1, first, u, v, by * between)
         return F.embedding_bag(
-            torch.stack(texels, dim=-1),
+            torch.stack(texels + more_texels, dim=-1),
             self.texels,
             mode="sum",
-            per_sample_weights=torch.stack(weights, dim=-1),
+            per_sample_weights=torch.stack(weights + more_weights, dim=-1),
         )
 
-    def _corners(self, mip: Tensor, u: Tensor, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The four texels of this level around (u, v), within a texture, and their weights."""
-        side, last = pick(self._sides, mip), pick(self._last, mip)
+    def _corners(
+        self, mip: Tensor, first: Tensor, u: Tensor, v: Tensor, by: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The four texels of this level around (u, v), and their weights, which sum to `by`."""
+        side = pick(self._sides, mip)
         x, y = u * side - 0.5, v * side - 0.5
         left, top = x.floor(), y.floor()
-        right_share, bottom_share = x - left, y - top
-        left_share, top_share = 1 - right_share, 1 - bottom_share
+        x, y = x.sub_(left), y.sub_(top)  # 0 at the left and upper texels, 1 at their neighbours
         # The side is a power of two: the bit mask wraps around, for negative numbers too.
+        last = pick(self._last, mip)
         column, row = left.int() & last, top.int() & last
         next_column, next_row = (column + 1) & last, (row + 1) & last
-        start = pick(self._starts, mip)
-        upper, under = row * (last + 1) + start, next_row * (last + 1) + start
+        start, width = pick(self._starts, mip) + first, last + 1
+        upper, lower = row * width + start, next_row * width + start
+        lower_weight = y * by
+        upper_weight = by - lower_weight
+        right_upper, right_lower = x * upper_weight, x * lower_weight
         return (
-            [upper + column, upper + next_column, under + column, under + next_column],
-            [
-                top_share * left_share,
-                top_share * right_share,
-                bottom_share * left_share,
-                bottom_share * right_share,
-            ],
+            [upper + column, upper + next_column, lower + column, lower + next_column],
+            [upper_weight - right_upper, right_upper, lower_weight - right_lower, right_lower],
         )
 
 

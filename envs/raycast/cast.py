@@ -28,9 +28,8 @@ class Primitives(NamedTuple):
 
     Attributes:
         kind: `[N * P]` int64.
+        frame: `[12, N * P]` float32: the position, and the rows of the rotation to own axes.
         size: `[3, N * P]` float32.
-        position: `[3, N * P]` float32.
-        to_own: `[3, 3, N * P]` float32, world to own axes.
         colour: `[3, N * P]` float32.
         owner: `[N * P]` uint8.
         reach: `[N, P]` float32, radius of a bounding sphere; 0 for empty slots.
@@ -38,24 +37,28 @@ class Primitives(NamedTuple):
     """
 
     kind: Tensor
+    frame: Tensor
     size: Tensor
-    position: Tensor
-    to_own: Tensor
     colour: Tensor
     owner: Tensor
     reach: Tensor
     kinds: tuple[int, ...]
 
+    def positions(self) -> Tensor:
+        """`[3, N, P]`, of the centres."""
+        return self.frame[:3].view(3, *self.reach.shape)
+
 
 def primitives(solids: Solids, kinds: tuple[int, ...]) -> Primitives:
     """The primitives of these scenes, laid out for the tests below."""
     size = solids.size.flatten(0, 1).t().contiguous()
-    reach = shapes.bounding_radius(solids.kind.flatten(), size).view_as(solids.kind)
+    reach = shapes.bounding_radius(solids.kind.flatten(), size).view(solids.kind.shape)
+    position = solids.position.flatten(0, 1).t()
+    to_own = solids.rotation.flatten(0, 1).permute(2, 1, 0).flatten(0, 1)
     return Primitives(
         kind=solids.kind.flatten(),
+        frame=torch.cat([position, to_own]),
         size=size,
-        position=solids.position.flatten(0, 1).t().contiguous(),
-        to_own=solids.rotation.flatten(0, 1).permute(2, 1, 0).contiguous(),
         colour=solids.colour.flatten(0, 1).t().contiguous(),
         owner=solids.owner.flatten().to(torch.uint8),
         reach=(reach * _GENEROUS[0] + _GENEROUS[1]) * (solids.owner > 0),
@@ -87,7 +90,7 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
     """
     scenes, count = rays.direction.shape[1:]
     # Seen from the camera, a bounding sphere is a cone around the direction of its centre.
-    centre = solids.position.view(3, scenes, -1) - rays.origin
+    centre = solids.positions() - rays.origin
     cosine, distance = _cone(centre, solids.reach)
     own = rotate(rotation.permute(2, 1, 0)[..., None], centre)  # camera axes; [3, N, P]
     sight = (rays.own / rays.length)[:, None, None]  # [3, 1, 1, R]
@@ -95,7 +98,8 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
 
     scene = pair.ray // count
     direction = rays.direction.flatten(1).index_select(1, pair.ray)
-    t = _entries(solids, pair.solid, rays.origin[:, scene, 0], direction)
+    origin = rays.origin[..., 0].index_select(1, scene)
+    t = _entries(solids, pair.solid, origin, direction)
     t = torch.where(t > NEAREST, t, math.inf)
 
     # One minimum finds the nearest and breaks ties: positive floats are ordered like their bits,
@@ -107,18 +111,19 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
     best.scatter_reduce_(0, pair.ray, key, "amin")
     first = (best.index_select(0, pair.ray) == key) & t.isfinite()
     chosen = first.nonzero()[:, 0]
-    return Hits(pair.ray[chosen], pair.solid[chosen], t[chosen])
+    return Hits(*(x.index_select(0, chosen) for x in (pair.ray, pair.solid, t)))
 
 
 def normals(solids: Primitives, hits: Hits, point: Tensor) -> Tensor:
     """`[3, H]`: the unit normals of the solids at these `[3, H]` points of theirs."""
-    own = _to_own(solids, hits.solid, point - solids.position[:, hits.solid])
-    size = solids.size[:, hits.solid]
-    found = torch.zeros_like(own)
+    frame = solids.frame.index_select(1, hits.solid)
+    to_own = frame[3:].view(3, 3, -1)
+    own = torch.cat([rotate(to_own, point - frame[:3]), solids.size.index_select(1, hits.solid)])
+    found = torch.zeros_like(point)
     for kind, chosen in _by_kind(solids, hits.solid):
-        found[:, chosen] = shapes.normal(SOLIDS[kind], own[:, chosen], size[:, chosen])
-    to_world = solids.to_own[:, :, hits.solid].transpose(0, 1)
-    return rotate(to_world, found)
+        point, size = own.index_select(1, chosen).split(3)
+        found.index_copy_(1, chosen, shapes.normal(SOLIDS[kind], point, size))
+    return rotate(to_own.transpose(0, 1), found)
 
 
 def shadowed(
@@ -137,7 +142,7 @@ def shadowed(
     t = _entries(solids, pair.solid, origin, towards)
     hit = (t > NEAREST) & (t < end)
     dark = torch.zeros(point[0].numel(), dtype=torch.bool, device=point.device)
-    dark[pair.ray[hit]] = True
+    dark.index_fill_(0, pair.ray.index_select(0, hit.nonzero()[:, 0]), True)
     return dark.view(point.shape[1:])
 
 
@@ -159,10 +164,10 @@ def pairs_along(solids: Primitives, point: Tensor, towards: Tensor) -> Pairs:
         point: `[3, N, R]`.
         towards: `[3, N]` their unit direction, upwards.
     """
-    scenes, count = point.shape[1:]
+    count = point.shape[2]
     lean_x, lean_y = (towards[:2] / towards[2])[..., None]  # [N, 1] each
     x, y = point[0] - point[2] * lean_x, point[1] - point[2] * lean_y
-    centre = solids.position.view(3, scenes, -1)
+    centre = solids.positions()
     a, b = centre[0] - centre[2] * lean_x, centre[1] - centre[2] * lean_y  # [N, P]
     # (x - a)^2 + (y - b)^2 < reach^2, as a product of what is known of points and of spheres.
     reach = solids.reach / towards[2, :, None]
@@ -180,8 +185,8 @@ def pairs_from(solids: Primitives, point: Tensor, light: Tensor) -> Pairs:
         point: `[3, N, R]`.
         light: `[3, N, 1]` the place.
     """
-    scenes, count = point.shape[1:]
-    centre = solids.position.view(3, scenes, -1) - light
+    count = point.shape[2]
+    centre = solids.positions() - light
     cosine, distance = _cone(centre, solids.reach)
     sight = point - light
     sight = sight / dot(sight, sight).sqrt().clamp(min=1e-6)
@@ -207,21 +212,19 @@ def _pairs(known: Tensor, features: Tensor, bound: Tensor, count: int) -> Pairs:
 
 def _entries(solids: Primitives, solid: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
     """`[C]`: the parameter at which rays `[3, C]` enter their primitives, or infinity."""
-    relative = origin - solids.position[:, solid]
+    frame = solids.frame.index_select(1, solid)
+    relative = origin - frame[:3]
     # From the point nearest to the centre: all numbers are small there, and float32 is fine.
     closest = -dot(relative, direction) / dot(direction, direction)
-    own = _to_own(solids, solid, relative + closest * direction)
-    along = _to_own(solids, solid, direction)
-    size = solids.size[:, solid]
-    t = torch.full_like(closest, math.inf)
+    to_own = frame[3:].view(3, 3, -1)
+    start = rotate(to_own, relative + closest * direction)
+    size = solids.size.index_select(1, solid)
+    own = torch.cat([start, rotate(to_own, direction), size])  # [9, C]
+    t = torch.empty_like(closest)
     for kind, chosen in _by_kind(solids, solid):
-        found = shapes.entry(SOLIDS[kind], own[:, chosen], along[:, chosen], size[:, chosen])
-        t[chosen] = found
+        found = shapes.entry(SOLIDS[kind], *own.index_select(1, chosen).split(3))
+        t.index_copy_(0, chosen, found)
     return t + closest
-
-
-def _to_own(solids: Primitives, solid: Tensor, vector: Tensor) -> Tensor:
-    return rotate(solids.to_own[:, :, solid], vector)
 
 
 def _by_kind(solids: Primitives, solid: Tensor) -> list[tuple[int, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from envs.raycast.cast import Hits, Primitives
+from envs.raycast.cast import Primitives
 from envs.raycast.planes import Box, Plane, PlaneHits
 from envs.raycast.rays import Rays
 

@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from envs.raycast.atlas import Atlas
@@ -23,7 +24,7 @@ from envs.solids import SolidScene, StackStage
 from envs.textures import SurfaceTextures
 
 # Working sets that stay in a core's cache, and launches that fill a GPU.
-_CPU_RAYS, _CUDA_RAYS = 1 << 16, 1 << 23
+_CPU_RAYS, _CUDA_RAYS = 1 << 17, 1 << 23
 
 
 class Rendering(NamedTuple):
@@ -165,29 +166,30 @@ class _View:
     def _colours(self, rays: Rays, behind: PlaneHits, solids: Hits, samples: int) -> Tensor:
         """`[N * R, 4]` float32 in [0, 1]; the fourth is anything."""
         look, per_scene = self.look, behind.depth.shape[1]
-        scene = solids.ray // per_scene
-        direction = rays.direction.flatten(1)[:, solids.ray]
-        point = rays.origin[:, scene, 0] + solids.t * direction
+        scene, ray = solids.ray // per_scene, solids.ray % per_scene
+        direction = rays.direction.flatten(1).index_select(1, solids.ray)
+        origin = rays.origin[..., 0].index_select(1, scene)
+        point = origin + solids.t * direction
         normal = normals(self.solids, solids, point)
 
         start = self._lifted(behind.point)
-        start.flatten(1)[:, solids.ray] = point + LIFT * normal
+        start.flatten(1).index_copy_(1, solids.ray, point + LIFT * normal)
         dark = look.shadowed(self.solids, start)
 
         light = look.on_planes(behind, rays, dark)
         colour = self._textured(behind, light, samples).clamp_(max=1)
         sky = behind.sky.flatten().nonzero()[:, 0]
-        sight = rays.direction.flatten(1)[:, sky] / rays.length[sky % per_scene]
-        colour[sky, :3] = look.sky(sight).t()
-        colour[solids.ray, :3] = look.on_solids(
-            self.solids.colour[:, solids.solid],
+        sight = rays.direction.flatten(1).index_select(1, sky) / rays.length[sky % per_scene]
+        colour.index_copy_(0, sky, _rows(look.sky(sight)))
+        shaded = look.on_solids(
+            self.solids.colour.index_select(1, solids.solid),
             normal,
             point,
-            -direction / rays.length[solids.ray % per_scene],
+            -direction / rays.length.index_select(0, ray),
             scene,
-            dark.flatten()[solids.ray],
-        ).t()
-        return colour
+            dark.flatten().index_select(0, solids.ray),
+        )
+        return colour.index_copy_(0, solids.ray, _rows(shaded))
 
     def _lifted(self, point: Tensor) -> Tensor:
         """Points of the room's surfaces, moved off them."""
@@ -217,3 +219,8 @@ class _View:
         for target, values in ((out.masks, masks), (out.depth, depth)):
             if len(target):
                 target.copy_(values.view(len(depth), side * side, -1)[:, side * side // 2])
+
+
+def _rows(colour: Tensor) -> Tensor:
+    """`[3, M]` as `[M, 4]`."""
+    return F.pad(colour.t(), (0, 1))

@@ -32,7 +32,7 @@ _PLANES = (
 class RoomLook:
     """Surfaces and light of N GQN rooms."""
 
-    planes = _PLANES
+    planes: tuple[Plane, ...] = _PLANES
     box = _BOX
 
     def __init__(self, stage: RoomStage) -> None:
@@ -44,7 +44,9 @@ class RoomLook:
         """`[N, R]` bool: which points, `[3, N, R]`, the lamp does not reach."""
         pairs = pairs_from(solids, point, self.lamp)
         scene = pairs.ray // point.shape[2]
-        towards = self.lamp[:, scene, 0] - point.flatten(1).index_select(1, pairs.ray)
+        towards = self.lamp[..., 0].index_select(1, scene) - point.flatten(1).index_select(
+            1, pairs.ray
+        )
         return shadowed(solids, point, pairs, towards, torch.ones_like(towards[0]))
 
     def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class RoomLook:
         dark: Tensor,
     ) -> Tensor:
         """`[3, H]` float32: the colours of solids (see `Look`)."""
-        to_lamp = self.lamp[:, scene, 0] - point
+        to_lamp = self.lamp[..., 0].index_select(1, scene) - point
         cosine = dot(normal, to_lamp) / dot(to_lamp, to_lamp).sqrt()
         light = _AMBIENT + _HEADLIGHT * dot(normal, view) + _LAMP * cosine.clamp(min=0) * ~dark
         return (colour * light).clamp_(0, 1)

@@ -21,9 +21,11 @@ _TINY = 1e-12  # stands for a direction component of 0, so that slabs need no sp
 
 _GOLDEN = (1 + 5**0.5) / 2
 # The ten axes through opposite faces of an icosahedron are those of a dodecahedron's corners.
-_ICOSAHEDRON = [(1.0, 1.0, s) for s in (1, -1)] + [(1.0, -1.0, s) for s in (1, -1)]
+_ICOSAHEDRON: list[tuple[float, float, float]] = [(1.0, 1.0, s) for s in (1, -1)] + [
+    (1.0, -1.0, s) for s in (1, -1)
+]
 for _s in (_GOLDEN, -_GOLDEN):
-    _ICOSAHEDRON += [(0, 1 / _GOLDEN, _s), (1 / _GOLDEN, _s, 0), (_s, 0, 1 / _GOLDEN)]
+    _ICOSAHEDRON += [(0.0, 1 / _GOLDEN, _s), (1 / _GOLDEN, _s, 0.0), (_s, 0.0, 1 / _GOLDEN)]
 ICOSAHEDRON_AXES = tuple(tuple(c / 3**0.5 for c in axis) for axis in _ICOSAHEDRON)
 ICOSAHEDRON_INNER = math.sqrt((5 + 2 * 5**0.5) / 15)
 """Radius of the inscribed sphere, for a circumscribed one of 1."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from envs.raycast.cast import Primitives, pairs_along, shadowed
-from envs.raycast.look import LIFT
 from envs.raycast.planes import Box, Plane, PlaneHits
 from envs.raycast.rays import Rays, dot, pick
 from envs.solids import StackStage
@@ -42,7 +41,7 @@ _ZENITH = (0.4, 0.6, 0.8)
 class StackLook:
     """Surfaces and light of N ShapeStacks scenes."""
 
-    planes = _PLANES
+    planes: tuple[Plane, ...] = _PLANES
     box = _BOX
 
     def __init__(self, stage: StackStage) -> None:
@@ -58,9 +57,9 @@ class StackLook:
         end = self.reach - _NEAR - dot(point, towards)
         pairs = pairs_along(solids, point, self.towards)
         scene = pairs.ray // point.shape[2]
-        dark = shadowed(
-            solids, point, pairs, self.towards[:, scene], end.flatten().index_select(0, pairs.ray)
-        )
+        end_of_pair = end.flatten().index_select(0, pairs.ray)
+        sense = self.towards.index_select(1, scene)
+        dark = shadowed(solids, point, pairs, sense, end_of_pair)
         for axis, other in ((1, 0), (0, 1)):
             per_unit = torch.where(towards[axis] > 0, 1 / towards[axis], 0)
             t = (_BOX.half - point[axis]) * per_unit
