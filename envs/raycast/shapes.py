@@ -21,7 +21,7 @@ _TINY = 1e-12  # stands for a direction component of 0, so that slabs need no sp
 
 _GOLDEN = (1 + 5**0.5) / 2
 # The ten axes through opposite faces of an icosahedron are those of a dodecahedron's corners.
-_ICOSAHEDRON: list[tuple[float, float, float]] = [(1.0, 1.0, s) for s in (1, -1)] + [
+_ICOSAHEDRON: list[tuple[float, float, float]] = [(1.0, 1.0, s) for s in (1.0, -1.0)] + [
     (1.0, -1.0, s) for s in (1, -1)
 ]
 for _s in (_GOLDEN, -_GOLDEN):
