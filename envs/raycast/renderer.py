@@ -134,7 +134,9 @@ class _View:
         self.scene, self.atlas, self.size = scene, atlas, size
         self.solids: Primitives = primitives(scene.solids, kinds)
         stage = scene.stage
-        self.look: Look = StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage)
+        self.look: Look = (
+            StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage, scene.camera)
+        )
         texture = torch.stack(
             [stage.wall + floors if plane.is_wall else stage.floor for plane in self.look.planes],
             dim=1,
