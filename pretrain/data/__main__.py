@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--train-images", type=_count, required=True, help="for gqn: scenes")
     make.add_argument("--validation-images", type=_count, default=320, help="at least")
     make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--textures", help="gqn: auto, labmaze or procedural; shapestacks: a folder")
+    make.add_argument("--shapes", choices=("ccs", "blocks", "both"), help="of shapestacks' blocks")
     make.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     make.add_argument("--workers", type=_count, help="processes; one a core, or one on CUDA")
     make.set_defaults(command=_generate)
@@ -96,7 +98,16 @@ def _generate(flags: argparse.Namespace) -> int:
     from pretrain.data.generate import generate
     from pretrain.data.lookalike import recipe_for
 
-    recipe = recipe_for(flags.dataset, flags.train_images, flags.validation_images, flags.seed)
+    if flags.shapes and flags.dataset != "shapestacks":
+        raise ValueError("--shapes is for shapestacks only.")
+    given = {"textures": flags.textures, "shapes": flags.shapes}
+    recipe = recipe_for(
+        flags.dataset,
+        flags.train_images,
+        flags.validation_images,
+        flags.seed,
+        **{name: value for name, value in given.items() if value},
+    )
     root = generate(
         recipe,
         Path(flags.folder),

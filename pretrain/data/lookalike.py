@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,11 +14,14 @@ from pretrain.data import parse_name
 from pretrain.data.cache import cache_root
 from pretrain.data.generate import Recipe, default_workers, generate, pick_device
 from pretrain.data.make_gqn import GqnRecipe
+from pretrain.data.make_shapestacks import SPLIT_COUNTS, ShapeStacksRecipe
 from pretrain.data.manifest import MARKER, read_marker
+from pretrain.data.shapestacks import VIEWS
 
 _FULL = {"gqn": 200_000, "shapestacks": 100_000}  # training images where nobody says how many
 _CPU = {"gqn": 2_000, "shapestacks": 4_000}  # and at most without a GPU, so that it takes minutes
 _VALIDATION_SHARE = 60  # of GQN's training files; see `gqn_files.split_files`
+_CONTRADICTIONS = 0.01  # of towers that a simulation may leave out of the lists; 0.5 % are usual
 
 
 def provide(
@@ -43,33 +47,47 @@ def provide(
     name, _ = parse_name(dataset)
     device = pick_device(device)
     wanted = train or _FULL[name]
-    full = _folder(name, wanted, validation, seed)
-    if device.type == "cpu" and wanted > _CPU[name] and not _is_complete(full):
-        wanted = _CPU[name]
     root = _folder(name, wanted, validation, seed)
+    if device.type == "cpu" and wanted > _CPU[name] and not _is_complete(root):
+        wanted = _CPU[name]
+        root = _folder(name, wanted, validation, seed)
+    if _is_complete(root):
+        return root
     recipe = recipe_for(name, wanted, validation, seed)
-    if not _is_complete(root):
-        seconds = estimate(name, recipe, device)
-        less = f" (of {train:,} that were asked for: no GPU)" if train and wanted < train else ""
-        print(
-            f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
-            f"{wanted:,} for training{less} is generated once, into {root}; it takes about "
-            f"{_duration(seconds)}",
-            file=sys.stderr,
-        )
+    less = f" (of {train:,} that were asked for: no GPU)" if train and wanted < train else ""
+    print(
+        f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
+        f"{wanted:,} for training{less} is generated once, into {root}; it takes about "
+        f"{_duration(estimate(name, recipe, device))}",
+        file=sys.stderr,
+    )
     return generate(recipe, root, device=device, progress=sys.stderr.isatty())
 
 
-def recipe_for(name: str, train: int, validation: int, seed: int = 0) -> Recipe:
-    """The recipe of a set with at least so many images for training and validation (or scenes)."""
-    if name == "gqn":
-        each = min(max(validation, min(train // 64, 500)), 5000)
-        files = -(-train // each) + 1
-        while (files - max(1, files // _VALIDATION_SHARE)) * each < train:
-            files += 1
-        tests = max(validation, min(train // 10, 10_000))
-        return GqnRecipe(files * each, tests, seed=seed, scenes_per_file=each)
-    raise ValueError(f"{name} cannot be generated.")
+def recipe_for(name: str, train: int, validation: int, seed: int = 0, **options: Any) -> Recipe:
+    """The recipe of a set with at least so many images for training and validation.
+
+    Args:
+        name: gqn or shapestacks.
+        train: Images for training; scenes of gqn.
+        validation: Images for validation.
+        seed: Another one is another dataset.
+        options: What else the recipe takes.
+    """
+    if name == "shapestacks":
+        shares = {
+            split: count / sum(SPLIT_COUNTS.values()) for split, count in SPLIT_COUNTS.items()
+        }
+        needed = max(-(-train // VIEWS) / shares["train"], -(-validation // VIEWS) / shares["eval"])
+        # One more for rounding: shares of a few scenarios are not whole numbers.
+        scenarios = int(needed * (1 + _CONTRADICTIONS)) + 1
+        return ShapeStacksRecipe(VIEWS * scenarios, seed=seed, **options)
+    each = min(max(validation, min(train // 64, 500)), 5000)  # scenes in a file
+    files = -(-train // each) + 1
+    while (files - max(1, files // _VALIDATION_SHARE)) * each < train:
+        files += 1
+    tests = max(validation, min(train // 10, 10_000))
+    return GqnRecipe(files * each, tests, seed=seed, scenes_per_file=each, **options)
 
 
 def estimate(name: str, recipe: Recipe, device: torch.device) -> float:
