@@ -55,28 +55,27 @@ def sample_images(
         options: Further arguments of `sample`.
 
     Raises:
-        ValueError: A sample holds values that are not finite.
+        ValueError: A sample holds values that are not finite; found out after the last one, because
+            to look at each batch would wait for the device.
     """
     import torch
 
     from genesis_rl.inference.cuda import precision_of
 
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for part in noise.split(batch_size):
         with torch.no_grad(), precision_of("fp32"):
             images = model.sample(len(part), part.to(device), **options).reconstruction
+        finite &= images.isfinite().all()
         yield quantise(images)
+    if not bool(finite):
+        raise ValueError("samples hold NaN or infinite values; the checkpoint is broken")
 
 
 def quantise(images: Tensor) -> Tensor:
-    """Turns `[B, 3, H, W]` into `[B, H, W, 3]` uint8 by truncation, as the published protocol.
-
-    Raises:
-        ValueError: A value is not finite.
-    """
+    """Turns `[B, 3, H, W]` into `[B, H, W, 3]` uint8 by truncation, as the published protocol."""
     import torch
 
-    if not bool(images.isfinite().all()):
-        raise ValueError("samples hold NaN or infinite values; the checkpoint is broken")
     levels = (images.float().clamp(0, 1) * 255).to(torch.uint8)  # rounds towards 0
     return levels.permute(0, 2, 3, 1)
 

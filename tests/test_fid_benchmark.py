@@ -55,8 +55,6 @@ def test_pixels_are_cut_to_eight_bits_not_rounded():
     levels = torch.tensor([-1.0, 0.0, 0.999 / 255, 1.001 / 255, 254.9 / 255, 1.0, 1.0000001, 2.0])
     images = levels.view(1, 1, 1, -1).expand(1, 3, 1, -1)
     assert fid.quantise(images)[0, 0, :, 0].tolist() == [0, 0, 0, 1, 254, 255, 255, 255]
-    with pytest.raises(ValueError, match="samples hold NaN or infinite values"):
-        fid.quantise(torch.tensor([[[[float("nan")]]]]))
 
 
 def test_the_true_colours_of_multi_dsprites_survive_the_truncation():
@@ -69,6 +67,13 @@ def test_samples_are_those_of_the_noise_in_any_batches():
     one, three = (torch.cat(list(fid.sample_images(Grey(), noise, b, CPU))) for b in (1, 3))
     assert torch.equal(one, three)
     assert one[:, 0, 0, 0].tolist() == (noise[:, 0, 0] * 255).int().tolist()
+
+
+def test_samples_that_are_not_finite_are_refused():
+    noise = torch.rand(4, 1, 2)
+    noise[1] = float("nan")
+    with pytest.raises(ValueError, match="samples hold NaN or infinite values"):
+        list(fid.sample_images(Grey(), noise, 2, CPU))
 
 
 def test_references_are_the_first_images_in_order():
@@ -231,6 +236,20 @@ def test_the_more_images_are_spoilt_the_further_they_are(splits, trained):
     distances = [frechet_distance(images, test) for images in described]
     assert distances == sorted(distances)  # other true images, blurred, shuffled, noise
     assert distances[-1] > 20 * distances[0]
+
+
+@pytest.mark.gpu
+def test_devices_agree_about_distances(splits, trained):
+    distances = []
+    for device in (CPU, torch.device("cuda")):
+        space = FeatureSpace(METRIC, FEATURES, trained.network.to(device), {})
+        described = [
+            describe(dataset_images(splits[s], 500, 100), space, device, total=500, label=s)
+            for s in ("val", "test")
+        ]
+        distances.append(frechet_distance(*described))
+        trained.network.cpu()
+    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
 
 
 @pytest.fixture(scope="module")
