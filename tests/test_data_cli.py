@@ -302,7 +302,7 @@ def test_pretraining_on_gqn_without_data_makes_it_once(tmp_path, cache, capsys, 
     assert pretrain(arguments(tmp_path / "a", **options)) == 0
     lines = capsys.readouterr().err.splitlines()
     root = cache / "lookalike" / "gqn-4-2-s0"
-    said = "gqn: no --data-dir was given, so a look-alike of 80 images with 4 for training"
+    said = "gqn: no --data-dir was given, so a look-alike of 80 images with 4 scenes for training"
     assert lines[0].startswith(f"{said} is generated once, into {root}; it takes about ")
     made = (root / "genesis_rl.json").stat().st_mtime_ns
     assert pretrain(arguments(tmp_path / "b", **options)) == 0
@@ -322,7 +322,7 @@ def test_pretraining_on_shapestacks_without_data_makes_it(
     options = {"dataset": "shapestacks", "train_images": 16, "validation_images": 8, "steps": 2}
     assert pretrain(arguments(tmp_path / "a", **options, validate_every=2)) == 0
     said = capsys.readouterr().err.splitlines()[0]
-    assert "look-alike of 112 images with 16 for training is generated once" in said
+    assert "look-alike of 112 images with 16 of them for training is generated once" in said
     assert said.endswith("; it takes about 10 minutes")
     scores = [line for line in metrics(tmp_path / "a") if line["split"] == "val"]
     assert all("ari_fg" in line for line in scores)
@@ -342,7 +342,7 @@ def test_a_set_that_is_too_large_for_a_cpu_is_made_smaller(cache, capsys, monkey
     monkeypatch.setattr(lookalike, "estimate", lambda *_: 10_000)
     root = lookalike.provide("gqn", train=1000, validation=1, device="cpu")
     assert root == cache / "lookalike" / "gqn-2-1-s0"
-    assert "2 for training (of 1,000 that were asked for: no GPU)" in capsys.readouterr().err
+    assert "2 scenes for training (of 1,000 that were asked for: no GPU)" in capsys.readouterr().err
     assert lookalike.provide("gqn", train=2000, validation=1, device="cpu") == root
 
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +95,7 @@ def generate(
     device: torch.device | str = "auto",
     workers: int | None = None,
     progress: bool = True,
+    announce: Callable[[], None] | None = None,
 ) -> Path:
     """Sees to it that a folder holds all that a recipe makes, and returns the folder.
 
@@ -107,6 +108,7 @@ def generate(
         device: Where to render; auto takes CUDA where there is one.
         workers: Processes. By default one per core on the CPU, and a single one on CUDA.
         progress: Whether to show a bar.
+        announce: Called before anything is made, by the one process that makes it.
 
     Raises:
         ValueError: The folder holds something else; OSError: the disk is, or would be, full.
@@ -120,6 +122,8 @@ def generate(
     with _only_process(root):
         journal = Journal(root, identity)
         if not journal.is_complete():  # another process may have made it meanwhile
+            if announce is not None:
+                announce()
             _make(recipe, journal, device, workers or default_workers(device), progress)
     return root
 

@@ -20,6 +20,7 @@ from pretrain.data.shapestacks import VIEWS
 
 _FULL = {"gqn": 200_000, "shapestacks": 100_000}  # training images where nobody says how many
 _CPU = {"gqn": 2_000, "shapestacks": 4_000}  # and at most without a GPU, so that it takes minutes
+_COUNTED = {"gqn": "scenes", "shapestacks": "of them"}
 _VALIDATION_SHARE = 60  # of GQN's training files; see `gqn_files.split_files`
 _CONTRADICTIONS = 0.01  # of towers that a simulation may leave out of the lists; 0.5 % are usual
 
@@ -54,14 +55,18 @@ def provide(
     if _is_complete(root):
         return root
     recipe = recipe_for(name, wanted, validation, seed)
-    less = f" (of {train:,} that were asked for: no GPU)" if train and wanted < train else ""
-    print(
-        f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
-        f"{wanted:,} for training{less} is generated once, into {root}; it takes about "
-        f"{_duration(estimate(name, recipe, device))}",
-        file=sys.stderr,
-    )
-    return generate(recipe, root, device=device, progress=sys.stderr.isatty())
+
+    def announce() -> None:
+        less = f" (of {train:,} that were asked for: no GPU)" if train and wanted < train else ""
+        print(
+            f"{name}: no --data-dir was given, so a look-alike of {recipe.images:,} images with "
+            f"{wanted:,} {_COUNTED[name]} for training{less} is generated once, into {root}; it "
+            f"takes about {_duration(estimate(name, recipe, device))}",
+            file=sys.stderr,
+        )
+
+    progress = sys.stderr.isatty()
+    return generate(recipe, root, device=device, progress=progress, announce=announce)
 
 
 def recipe_for(name: str, train: int, validation: int, seed: int = 0, **options: Any) -> Recipe:
