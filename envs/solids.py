@@ -21,15 +21,17 @@ class _Batch:
     """A record whose tensors share their first axis, the scenes; other fields hold for all."""
 
     def __len__(self) -> int:
-        return next(len(value) for value in self._values() if not isinstance(value, float))
+        return next(len(value) for value in self._values() if not isinstance(value, float | int))
 
     def __getitem__(self: _Rows, rows: slice | Tensor) -> _Rows:
         """The scenes of these rows."""
-        return type(self)(*(v if isinstance(v, float) else v[rows] for v in self._values()))
+        return type(self)(*(v if isinstance(v, float | int) else v[rows] for v in self._values()))
 
     def to(self: _Rows, device: torch.device | str) -> _Rows:
         """The same scenes on this device; tensors that are there already are shared."""
-        return type(self)(*(v if isinstance(v, float) else v.to(device) for v in self._values()))
+        return type(self)(
+            *(v if isinstance(v, float | int) else v.to(device) for v in self._values())
+        )
 
     def _values(self) -> list:
         return [getattr(self, field.name) for field in fields(self)]

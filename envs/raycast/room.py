@@ -18,7 +18,7 @@ from envs.solids import Camera, RoomStage
 _AMBIENT = 0.42
 _HEADLIGHT = 0.8  # parallel to the camera's axis
 _LAMP = 1.0
-_LAMP_SQUARINGS = 2  # the lamp shines down; at an angle it is weaker by the cosine's 4th power
+_LAMP_SQUARINGS = 3  # the lamp shines down; at an angle it is weaker by the cosine's 8th power
 _SKY = (154 / 255, 226 / 255, 250 / 255)
 
 _BOX = Box(half=3.5, height=2.0)

@@ -120,7 +120,7 @@ def _cone(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
     )
     low, high = _slab(origin[2], direction[2], size[2])
     near, far = torch.maximum(near, low), torch.minimum(far, high)
-    return _if((b * b > a * c) & (near < far), near)
+    return _if((steep | (b * b > a * c)) & (near < far), near)
 
 
 def _icosahedron(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
