@@ -265,6 +265,7 @@ def probe_pixels(
             probes,
             epochs=args.pixel_epochs,
             learning_rate=LEARNING_RATE,
+            evaluations=5,  # each costs as much as half an epoch
             progress=bar.update,
         )
 

@@ -176,6 +176,20 @@ def test_a_probe_sees_what_an_agent_sees(checkpoints, latents, parity):
         np.testing.assert_allclose(env.reset(seed=0)[0], seen[3], rtol=0, atol=1e-5)
 
 
+def test_the_layout_of_the_release_leaves_out_a_mask_latent_of_genesis_alone(checkpoints):
+    sizes = {
+        name: open_observer(path, "parity", image_size=64, device=CPU).space.shape
+        for name, path in checkpoints.items()
+    }
+    assert sizes == {
+        "genesis": (2 * 64 + 3 * 16,),
+        "genesis_s": (3 * 64,),
+        "monet": (3 * 16,),
+        "bd_vae": (64,),
+        "dc_vae": (64,),
+    }
+
+
 def test_samples_are_drawn_once_and_are_the_same_for_any_batch_size(checkpoints):
     images = torch.zeros(4, 64, 64, 3, dtype=torch.uint8)
     drawn = [
