@@ -29,6 +29,7 @@ ALLOWED = {
     },
     "genesis_rl/wrappers/sb3_adapter.py": {"genesis_rl", "numpy", "gymnasium", "stable_baselines3"},
     "envs": {"envs", "torch", "numpy", "gymnasium", "cv2"},
+    "envs/raycast": {"envs", "torch", "triton"},
     "envs/tower_physics.py": {"envs", "torch", "numpy", "mujoco"},
     "pretrain": {"pretrain", "genesis_rl", "envs", "torch", "numpy", "yaml", "tensorboard"}
     | {"tqdm", "cv2", "PIL", "google_crc32c", "gymnasium"},
