@@ -6,6 +6,7 @@ from torch import nn
 
 from benchmarks.pixel_cnn import PixelProbes
 from benchmarks.probe_scores import chance, effective_count, wilson
+from benchmarks.probe_table import table
 from benchmarks.probes import Examples, MlpProbes, Probe, epoch_order, fit
 
 GPU = pytest.mark.gpu
@@ -226,3 +227,12 @@ def test_chance_on_the_default_test_split_is_the_papers():
     level = chance(torch.arange(5).repeat_interleave(scenarios))
     assert level.frequency == pytest.approx(0.228, abs=1e-3)  # the paper's "random", 22.8 %
     assert level.majority == pytest.approx(888 / 2916)
+
+
+def test_the_table_has_the_papers_numbers_where_nothing_was_measured():
+    cells = table([], ["stability", "height", "view"])
+    assert cells[0] == ["representation", "stability %", "paper", "height %", "paper", "view %",
+                        "paper"]  # fmt: skip
+    assert cells[1] == ["GENESIS", "", "64.0", "", "80.3", "", "99.3"]
+    assert [line[0] for line in cells[1:]] == ["GENESIS", "GENESIS-S", "MONet", "BD-VAE", "DC-VAE",
+                                               "chance: class frequencies"]  # fmt: skip
