@@ -51,13 +51,12 @@ class PlaneHits(NamedTuple):
     """Where rays meet the room.
 
     Attributes:
-        depth: `[N, R]` float32; very large in the sky.
+        depth: `[N, R]` float32. In the sky this and the rest are finite, and mean nothing.
         distance: `[N, R]` float32, from the camera.
         cosine: `[N, R]` float32, between the ray and the plane's normal.
         plane: `[N, R]` int32, the plane's number.
         row: `[N, R]` int32, scene times J plus plane: the row of a table of numbers per plane.
-        point: `[3, N, R]` float32; the camera itself for rays into the sky, so that no infinity
-            enters later sums.
+        point: `[3, N, R]` float32.
         sky: `[N, R]` bool.
     """
 
@@ -89,17 +88,15 @@ def meet(planes: tuple[Plane, ...], box: Box, rays: Rays) -> PlaneHits:
 
     row = number + first[:, None]
     depth = 1 / nearest.clamp(min=_FAR)
-    x, y, z = rays.origin + depth * rays.direction
+    distance = depth * rays.length
+    cosine = pick(apart.flatten(), row) / distance
+    point = (depth * rays.direction).add_(rays.origin)
+    x, y, z = point
     room = torch.minimum(
         torch.minimum(box.half - x.abs(), box.half - y.abs()),
         torch.minimum(box.height - z, z),
     )
-    sky = room < -_EDGE
-    depth.masked_fill_(sky, 1 / _FAR)
-    distance = depth * rays.length
-    cosine = pick(apart.flatten(), row) / distance
-    point = rays.origin + (depth * ~sky) * rays.direction
-    return PlaneHits(depth, distance, cosine, number, row, point, sky)
+    return PlaneHits(depth, distance, cosine, number, row, point, room < -_EDGE)
 
 
 def distances(planes: tuple[Plane, ...], points: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ depends on the shape of the batch: a scene's picture must not.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def camera_rays(camera: Camera, size: int, samples: int, pixels: slice) -> Rays:
     return Rays(camera.position.t()[..., None], direction, own, dot(own, own).sqrt())
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor | Sequence[Tensor], b: Tensor) -> Tensor:
     """`[...]`, the scalar product of `[3, ...]` vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 

@@ -162,6 +162,7 @@ class _View:
         behind = meet(self.look.planes, self.look.box, rays)
         hits = nearest(self.solids, rays, self.scene.camera.rotation)
         visible = hits.t < behind.depth.flatten().index_select(0, hits.ray)
+        visible |= behind.sky.flatten().index_select(0, hits.ray)
         kept = visible.nonzero()[:, 0]
         return behind, Hits(*(field[kept] for field in hits))
 

@@ -65,9 +65,10 @@ class StackLook:
             t = (_BOX.half - point[axis]) * per_unit
             # Inside the wall in all respects, as the smallest of how far.
             within = torch.minimum(t - _WALL_NEAREST, end - t)
-            along = (point[other] + t * towards[other]).abs()
+            along = (t * towards[other]).add_(point[other]).abs_()
             within = torch.minimum(within, _BOX.half - along)
-            within = torch.minimum(within, _BOX.height - (point[2] + t * towards[2]))
+            upwards = (t * towards[2]).add_(point[2])
+            within = torch.minimum(within, _BOX.height - upwards)
             dark |= within > 0
         return dark
 
@@ -76,14 +77,13 @@ class StackLook:
         columns = [pick(column, hits.row) for column in self.table]
         first, second = columns[:4], columns[4:8]
         others, first_in_others, own, first_in_own = columns[8:]
-        shine = [
-            _specular(
-                light[3], hits.cosine, -dot(torch.stack(light[:3]), rays.direction) / rays.length
-            )
-            for light in (first, second)
-        ]
-        others = (others + first_in_others * shine[0] + shine[1]).clamp_(max=1)
-        return others + (own + first_in_own * shine[0]).clamp_(max=1) * ~dark
+        shine = []
+        for light in (first, second):
+            to_view = dot(light[:3], rays.direction) / -rays.length
+            shine.append(_specular(light[3], hits.cosine, to_view))
+        others = others.addcmul_(first_in_others, shine[0]).add_(shine[1]).clamp_(max=1)
+        own = own.addcmul_(first_in_own, shine[0]).clamp_(max=1)
+        return others.add_(own * ~dark)
 
     def on_solids(
         self,
@@ -127,10 +127,11 @@ def _specular(cosine: Tensor, facing: Tensor, to_view: Tensor) -> Tensor:
         to_view: L.v.
     """
     # With h = (L + v) / |L + v|: n.h^2 = (n.L + n.v)^2 / (2 + 2 L.v).
-    power = (cosine + facing) ** 2 / (2 + 2 * to_view).clamp(min=1e-6)
+    along = cosine + facing
+    power = along.mul_(along).div_((2 * to_view).add_(2).clamp_(min=1e-6))
     for _ in range(_SQUARINGS):
-        power = power * power
-    return power * _SPECULAR
+        power.mul_(power)
+    return power.mul_(_SPECULAR)
 
 
 def _plane_table(shadow_light: int, plane: Plane) -> list[float]:
