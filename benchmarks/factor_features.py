@@ -52,7 +52,7 @@ class Recipe:
         seed: Of weights and batches.
     """
 
-    images: int = 30_000
+    images: int = 50_000
     steps: int = 3000
     batch: int = 64
     rate: float = 2e-3
