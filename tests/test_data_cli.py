@@ -115,6 +115,15 @@ def test_every_kind_of_data_can_be_shown(tmp_path, monkeypatch, capsys, rooms, t
     assert ("generated (genesis-rl " in said) == (what == "{rooms}")
 
 
+def test_lists_of_the_same_towers_are_shown_once(tmp_path, monkeypatch, capsys, towers):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(towers / "splits/default", towers / "splits/ccs_all")
+    assert main(["show", str(towers), "--images", "1", "--out", "sheets/a.png"]) == 0
+    assert capsys.readouterr().out.startswith("sheets/a.png: 1 of 16 (files in ")
+    write_set(towers)
+    assert "leave out --out, or name one" in fails(capsys, 2, "show", towers, "--out", "b.png")
+
+
 def test_showing_what_is_not_there_is_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "holds no dataset" in fails(capsys, 2, "show", tmp_path / "empty")

@@ -107,6 +107,15 @@ def test_the_readers_say_that_it_is_generated(whole):
         assert data.source.startswith("generated (genesis-rl ")
 
 
+def test_a_reader_notices_that_a_file_of_a_generated_set_is_gone(tmp_path, whole):
+    root = shutil.copytree(whole, tmp_path / "data")
+    (root / SECOND).unlink()
+    with pytest.raises(FileNotFoundError, match=r"2-of-4\.tfrecord is missing, but genesis_rl"):
+        Gqn("test", data_dir=root)
+    with pytest.warns(UserWarning, match="holds 3 of 4 files"):
+        assert len(Gqn("train", data_dir=root, on_corrupt="skip")) == 6
+
+
 def test_what_is_there_is_not_made_again(tmp_path, log):
     make(Noise(log), tmp_path / "data")
     make(Noise(log), tmp_path / "data", workers=2)

@@ -44,8 +44,9 @@ def _find(folder: Path) -> Iterator[Found]:
             yield Found(f"gqn:{place.name}", place)
         if (place / "recordings").is_dir():
             lists = place / "splits"
-            variants = sorted(p.name for p in lists.iterdir()) if lists.is_dir() else ["default"]
-            yield from (Found(f"shapestacks:{variant}", place) for variant in variants)
+            names = {path.name for path in lists.iterdir()} if lists.is_dir() else {"default"}
+            for variant in sorted(names, key=lambda name: (name != "default", name)):
+                yield Found(f"shapestacks:{variant}", place)
         for path in sorted(place.glob("multi_dsprites_*.tfrecords")):
             yield Found(f"dm_multi_dsprites:{path.stem.removeprefix('multi_dsprites_')}", place)
         if (place / "images.u8").is_file() or (place / "manifest.json").is_file():

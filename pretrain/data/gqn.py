@@ -100,6 +100,7 @@ class Gqn(CachedDataset):
         self._folder = find_folder(data_dir, variant)
         self._variant, self._on_corrupt = variant, on_corrupt
         self._counts = announced_counts(self._folder)
+        self._check_presence()
         self._parts = split_files(self._folder, split, Losses(on_corrupt))
         self._ends: list[int] = []  # scenes up to the end of each part, as far as counted
         self.source = source_of(self._folder)
@@ -194,6 +195,15 @@ class Gqn(CachedDataset):
             total += len(part.span())
             self._ends.append(total)
         return at_most(size, total, f"{self.split} scenes of {self._folder}")
+
+    def _check_presence(self) -> None:
+        """A partial download is normal, but what was generated is whole."""
+        missing = [name for name in self._counts if not (self._folder / name).is_file()]
+        if missing and self._on_corrupt == "stop":
+            raise FileNotFoundError(
+                f"{self._folder / missing[0]} is missing, but genesis_rl.json announces it "
+                f"({len(missing)} files in all); make or copy the dataset again."
+            )
 
     def _check_count(self, file: RecordFile) -> None:
         """A file that was cut between two records looks sound; only its count tells."""

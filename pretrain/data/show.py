@@ -28,7 +28,7 @@ COLUMNS = 8
 CELL = 128  # pixels of an image's side in the sheet
 SHOWN = 64  # images that a look-alike is made of for the sheet alone
 _LINE = 14  # pixels of a line of text
-_VIOLATIONS = ("stable", "centre of mass", "curved")
+_VIOLATIONS = ("stable", "unstable: mass", "unstable: curve")
 
 Picture = NDArray[np.uint8]
 
@@ -39,7 +39,11 @@ def run(
     """Writes the sheet of a dataset, or of each dataset in a folder, and says where."""
     if count < 1:
         raise ValueError(f"--count needs to be at least 1, but is {count}.")
-    for name, folder in _datasets(what, data_dir, count, device):
+    datasets = _datasets(what, data_dir, count, device)
+    if out and len(datasets) > 1:
+        names = ", ".join(name for name, _ in datasets)
+        raise ValueError(f"{what} holds {names}; leave out --out, or name one, with --data-dir.")
+    for name, folder in datasets:
         options: dict[str, Any] = {"size": count} if name.startswith("env:") else {}
         dataset = load(name, split, data_dir=folder, **options)
         target = Path(out or f"{name.replace(':', '-').replace('/', '-')}-{split}.png")
@@ -53,10 +57,14 @@ def _datasets(
 ) -> list[tuple[str, Path | None]]:
     """Names and folders of what is to be shown: one dataset, or all that lie in a folder."""
     if what.partition(":")[0] not in DATASETS and Path(what).expanduser().is_dir():
-        found = [found for found in datasets_in(Path(what)) if found.name != "compact"]
+        found = [each for each in datasets_in(Path(what)) if each.name != "compact"]
         if not found:
             raise ValueError(f"{what} holds a compact form; show the dataset that it was made of.")
-        return [(name, folder) for name, folder in found]
+        # Another list of the same towers shows nothing new.
+        first: dict[Any, tuple[str, Path | None]] = {}
+        for name, folder in found:
+            first.setdefault(folder if name.startswith("shapestacks") else name, (name, folder))
+        return list(first.values())
     parse_name(what)
     if data_dir is not None:
         return [(what, Path(data_dir))]
@@ -86,7 +94,7 @@ def describe(dataset: ImageDataset, rows: list[int], masks: NDArray[Any] | None)
         return [
             [
                 f"{row}: {height + 2} blocks, cam {view + 1}",
-                _VIOLATIONS[violation] + (f", block {level}" if violation else ""),
+                _VIOLATIONS[violation] + (f" at {level}" if violation else ""),
             ]
             for row, (_, height, view, violation, level) in zip(
                 rows, zip(*table, strict=True), strict=True
@@ -109,7 +117,7 @@ def _scenes(dataset: Gqn, count: int) -> Picture:
         views = len(scene.frames)
         for view, (frame, camera) in enumerate(zip(scene.frames, scene.cameras, strict=True)):
             x, y, z, yaw, pitch = camera.tolist()
-            lines = [f"{index}: {x:.2f} {y:.2f} {z:.2f}", f"yaw {yaw:.2f} pitch {pitch:.2f}"]
+            lines = [f"{index}: {x:.2f}, {y:.2f}, {z:.2f}", f"yaw {yaw:.2f}, pitch {pitch:.2f}"]
             cells.append(_cell(decode_rgb(frame), None if masks is None else masks[view], lines))
     return _grid(cells, min(views, 16))
 
