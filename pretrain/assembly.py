@@ -10,10 +10,10 @@ from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genesis_rl.checkpoint import MODELS
 from genesis_rl.losses.geco import BetaWarmup, Geco
@@ -22,7 +22,7 @@ from genesis_rl.models.layers import full_precision
 from genesis_rl.models.slots import Inference, SlotModel
 from pretrain.config import Config
 from pretrain.data import can_generate, load
-from pretrain.data.images import ImageBatch, ImageDataset
+from pretrain.data.images import ImageDataset
 from pretrain.engine import Precision
 from pretrain.state import Stop
 
@@ -30,7 +30,21 @@ from pretrain.state import Stop
 BETAS = {"adam": (0.9, 0.999), "rmsprop": (0.0, 0.99)}
 
 
-def load_split(config: Config, split: str, size: int | None, device: torch.device) -> ImageBatch:
+class LoadedSplit(NamedTuple):
+    """A split of a dataset in the device's memory.
+
+    Attributes:
+        images: `[N, H, W, 3]` uint8 RGB.
+        masks: `[N, H, W]` uint8, 0 for the background; None: unknown.
+        source: Where they come from, in words.
+    """
+
+    images: Tensor
+    masks: Tensor | None
+    source: str
+
+
+def load_split(config: Config, split: str, size: int | None, device: torch.device) -> LoadedSplit:
     """Puts a split of the run's dataset into the device's memory.
 
     Raises:
@@ -38,7 +52,8 @@ def load_split(config: Config, split: str, size: int | None, device: torch.devic
     """
     try:
         dataset = open_split(config, split, size, device)
-        return dataset.all(progress=sys.stderr.isatty(), device=device)
+        images, masks = dataset.all(progress=sys.stderr.isatty(), device=device)
+        return LoadedSplit(images, masks, dataset.source)
     except (ValueError, OSError) as error:
         raise Stop(3, str(error)) from error
 
