@@ -8,9 +8,15 @@ Importing this package registers the ids, so that both of these work:
 
 import gymnasium as gym
 
-gym.register(
-    id="GenesisRL/SpriteGoal-v0",
-    entry_point="envs.sprites:SpriteGoalEnv",
-    vector_entry_point="envs.sprites:SpriteGoalVectorEnv",
-    max_episode_steps=100,
-)
+for _task, _module in (
+    ("SpriteGoal", "sprite_goal"),
+    ("SpritePush", "sprite_push"),
+    ("SpriteObjectComparison", "sprite_comparison"),
+    ("SpritePropertyComparison", "sprite_comparison"),
+):
+    gym.register(
+        id=f"GenesisRL/{_task}-v0",
+        entry_point=f"envs.{_module}:{_task}Env",
+        vector_entry_point=f"envs.{_module}:{_task}VectorEnv",
+        max_episode_steps=100,
+    )

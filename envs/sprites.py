@@ -1,29 +1,31 @@
-"""Tasks in the look of Multi-dSprites: an agent among objects, seen from above.
+"""What all tasks in the look of Multi-dSprites share: an agent among objects, seen from above.
 
-The parts are separate, so that a new task is one small class: where objects are (`scatter_apart`),
-what they look like and which one matters (`SpriteWorld.kinds`), how the agent moves (`advance`) and
-what a touch means (`judge`).
+The parts are separate, so that a new task is one small class: what the objects look like and which
+one matters (`SpriteWorld.kinds`), where they are (`places`, by default `scatter_apart`), how the
+agent moves (`move`) and what a touch means (`judge`).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 
-from envs.base import Outcome, SceneEnv, check_choice, usable_device
-from envs.counter_rng import bits, integers, without_repeats
+from envs.base import Outcome, check_choice, usable_device
+from envs.counter_rng import bits, integers
 from envs.scene import SHAPES, SpriteScene
 from envs.sprites_render import Frames, render_sprites
-from envs.vector import SceneVectorEnv
 
 STEP = 0.05
 """How far the agent moves in one step, in fractions of the frame, as all lengths here."""
 
 LOW, HIGH = 0.25, 0.75
 """Where centres may be, as in dSprites."""
+
+MIDDLE = ((LOW + HIGH) / 2, (LOW + HIGH) / 2)
 
 SCALE = 0.5
 """Of the agent and all objects: the smallest of dSprites."""
@@ -82,9 +84,13 @@ class Kinds(NamedTuple):
 class SpriteWorld(ABC):
     """Episodes of one task on a plane with an agent, the last sprite of every scene.
 
+    Attributes:
+        fewest: Objects that the task needs beside the agent.
+        start: x and y of the agent at first.
+
     Args:
         num_scenes: How many episodes advance together.
-        num_objects: Objects beside the agent, 1 to 6.
+        num_objects: Objects beside the agent, up to 6.
         colours: The objects' palette: "train", "ood" (colours that the other does not have) or
             "all" (both).
         image_size: Height and width of the pictures.
@@ -92,6 +98,8 @@ class SpriteWorld(ABC):
     """
 
     action_space: gym.spaces.Discrete
+    fewest: int = 1
+    start: tuple[float, float] = MIDDLE
 
     def __init__(
         self,
@@ -103,10 +111,10 @@ class SpriteWorld(ABC):
         device: torch.device | str = "cpu",
     ):
         check_choice("colours", colours, tuple(COLOURS))
-        if not 1 <= num_objects <= MAX_OBJECTS:
+        if not self.fewest <= num_objects <= MAX_OBJECTS:
             raise ValueError(
-                f"num_objects needs to be 1 to {MAX_OBJECTS}, or they do not fit beside the agent, "
-                f"but got {num_objects}."
+                f"num_objects needs to be {self.fewest} to {MAX_OBJECTS}, which is what the task "
+                f"is about and what fits beside the agent, but got {num_objects}."
             )
         if image_size < 16:
             raise ValueError(f"image_size needs to be at least 16 pixels, but got {image_size}.")
@@ -124,13 +132,17 @@ class SpriteWorld(ABC):
     def kinds(self, keys: Tensor) -> Kinds:
         """The objects of new episodes: one task differs from another mostly here."""
 
+    def places(self, keys: Tensor, kinds: Kinds) -> Tensor:
+        """`[B, N, 2]` where these objects are at first."""
+        return scatter_apart(keys, [clear_places(str(self.device))] * self.num_objects)
+
+    def move(self, steps: Tensor) -> None:
+        """Moves the agents by `[B, 2]`, as far as the frame lets them."""
+        self._scene.centre[:, -1].add_(steps).clamp_(LOW, HIGH)
+
     def judge(self) -> Outcome:
         """Touching the goal object is worth 1, and touching any object ends the episode."""
-        away = self._scene.centre[:, :-1] - self._scene.centre[:, -1:]  # [B, N, 2]
-        distance = (away * away).sum(-1)  # squared
-        contact = (self._scene.scale[:, :-1] + self._scene.scale[:, -1:]) * CONTACT
-        touching = distance < contact * contact  # [B, N]
-        nearest = distance.argmin(dim=1)  # decides if two are touched at once
+        touching, nearest = touches(self._scene, -1, slice(None, -1))
         terminated = touching.any(dim=1)
         success = terminated & (nearest == self._goal)
         return Outcome(success.float(), terminated, success)
@@ -139,16 +151,15 @@ class SpriteWorld(ABC):
         """Starts new episodes in these rows."""
         kinds = self.kinds(keys)
         scene = self._scene
-        scene.centre[rows, :-1] = scatter_apart(keys, self.num_objects)
-        scene.centre[rows, -1] = (LOW + HIGH) / 2
+        scene.centre[rows, :-1] = self.places(keys, kinds)
+        scene.centre[rows, -1] = self._start
         scene.shape[rows, :-1] = kinds.shape
         scene.colour[rows, :-1] = kinds.colour
         self._goal[rows] = kinds.goal
 
     def advance(self, actions: Tensor) -> Outcome:
-        """Moves the agents by one step, as far as the frame lets them."""
-        agent = self._scene.centre[:, -1]  # a view
-        agent.add_(self._moves[actions]).clamp_(LOW, HIGH)
+        """Takes one step in every episode."""
+        self.move(self._moves[actions])
         return self.judge()
 
     def frames(self, rows: Tensor | None = None) -> Frames:
@@ -167,124 +178,75 @@ class SpriteWorld(ABC):
         upright = torch.tensor([1.0, 0.0], device=device)
         colour = torch.tensor(AGENT[1], dtype=torch.uint8, device=device)
         background = torch.tensor(BACKGROUND, dtype=torch.uint8, device=device)
+        self._start = torch.tensor(self.start, device=device)
         return SpriteScene(
             shape=torch.full((batch, count), SHAPES.index(AGENT[0]), device=device),
             scale=torch.full((batch, count), SCALE, device=device),
             turn=upright.repeat(batch, count, 1),
-            centre=torch.full((batch, count, 2), (LOW + HIGH) / 2, device=device),
+            centre=self._start.repeat(batch, count, 1),
             colour=colour.repeat(batch, count, 1),
             background=background.repeat(batch, 1),
         )
 
 
-def scatter_apart(keys: Tensor, count: int) -> Tensor:
-    """`[B, count, 2]` places at least `GAP` apart and `CLEARANCE` away from the middle.
+def touches(scene: SpriteScene, one: int, others: slice) -> tuple[Tensor, Tensor]:
+    """Which of these other sprites a sprite touches, and which is the nearest.
 
-    Each object takes the first of 32 random places that is far enough from those before it, or the
-    furthest of them. With up to three objects hardly any is walled in by the others then.
+    Returns:
+        `[B, M]` bool, and `[B]` int64, which decides if several are touched at once.
     """
-    places = _places(str(keys.device))
-    draws = integers(bits(keys, count * _CANDIDATES, skip=_KINDS_DRAWS), len(places))
-    candidates = places[draws].view(len(keys), count, _CANDIDATES, 2)
+    away = scene.centre[:, others] - scene.centre[:, one, None]  # [B, M, 2]
+    distance = (away * away).sum(-1)  # squared
+    contact = (scene.scale[:, others] + scene.scale[:, one, None]) * CONTACT
+    return distance < contact * contact, distance.argmin(dim=1)
+
+
+def scatter_apart(keys: Tensor, tables: Sequence[Tensor], taken: Tensor | None = None) -> Tensor:
+    """`[B, N, 2]` places, one from each table, at least `GAP` from each other.
+
+    Each object takes the first of 32 random places of its table that is far enough from those
+    before it, or the furthest of them. With up to three objects hardly any is walled in by the
+    others then.
+
+    Args:
+        keys: `[B]` int64.
+        tables: N times `[P, 2]`, where each object may be.
+        taken: `[T, 2]` places, of all scenes, that objects keep the same distance from.
+    """
+    draws = bits(keys, len(tables) * _CANDIDATES, skip=_KINDS_DRAWS)
+    draws = draws.view(len(keys), len(tables), _CANDIDATES)
     rows = torch.arange(len(keys), device=keys.device)
-    chosen = candidates[:, 0, :1]  # [B, 1, 2]
-    for k in range(1, count):
-        away = candidates[:, k, :, None] - chosen[:, None]  # [B, candidates, k, 2]
+    chosen = None if taken is None else taken.expand(len(keys), -1, -1)
+    for table, draw in zip(tables, draws.unbind(1), strict=True):
+        candidates = table[integers(draw, len(table))]  # [B, candidates, 2]
+        if chosen is None:
+            chosen = candidates[:, :1]
+            continue
+        away = candidates[:, :, None] - chosen[:, None]  # [B, candidates, before, 2]
         distance = (away * away).sum(-1).amin(-1)  # squared, to the nearest
         best = distance.clamp_(max=GAP**2).argmax(dim=1)  # the first, if several are far enough
-        chosen = torch.cat([chosen, candidates[rows, k, best][:, None]], dim=1)
-    return chosen
+        chosen = torch.cat([chosen, candidates[rows, best][:, None]], dim=1)
+    assert chosen is not None
+    return chosen[:, -len(tables) :]
 
 
-@lru_cache(maxsize=16)
-def _places(device: str) -> Tensor:
-    """`[P, 2]`: those of dSprites' 32 x 32 places that keep clear of the middle."""
+@lru_cache(maxsize=64)
+def clear_places(
+    device: str,
+    start: tuple[float, float] = MIDDLE,
+    within: tuple[tuple[float, float], tuple[float, float]] = ((LOW, HIGH), (LOW, HIGH)),
+) -> Tensor:
+    """`[P, 2]`: those of dSprites' 32 x 32 places that keep clear of the agent's start.
+
+    Args:
+        device: Where the table is.
+        start: x and y of the agent.
+        within: Bounds of x and of y.
+    """
     with torch.inference_mode(False):  # they outlive the caller's mode
         line = torch.linspace(LOW, HIGH, 32, dtype=torch.float64)
         places = torch.cartesian_prod(line, line)
-        clear = (places - (LOW + HIGH) / 2).norm(dim=1) >= CLEARANCE
+        clear = (places - torch.tensor(start, dtype=torch.float64)).norm(dim=1) >= CLEARANCE
+        low, high = torch.tensor(within, dtype=torch.float64).unbind(1)
+        clear &= ((places >= low) & (places <= high)).all(dim=1)
         return places[clear].float().to(device)
-
-
-class SpriteGoal(SpriteWorld):
-    """One object is the blue square; the others differ from it and each other in colour."""
-
-    def __init__(self, num_scenes: int, **options: Any):
-        super().__init__(num_scenes, **options)
-        count, colours = self.num_objects, len(self._palette)
-        highs = [count] + [len(SHAPES)] * count + [colours - k for k in range(count)]
-        self._highs = torch.tensor(highs, device=self.device)
-        self._blue = torch.tensor(TARGET[1], dtype=torch.uint8, device=self.device)
-
-    def kinds(self, keys: Tensor) -> Kinds:
-        count = self.num_objects
-        draws = integers(bits(keys, len(self._highs)), self._highs)
-        goal, shape, colour = draws.split([1, count, count], dim=1)
-        target = torch.arange(count, device=self.device) == goal  # [B, N]
-        return Kinds(
-            shape=torch.where(target, SHAPES.index(TARGET[0]), shape),
-            colour=torch.where(
-                target[..., None], self._blue, self._palette[without_repeats(colour)]
-            ),
-            goal=goal[:, 0],
-        )
-
-
-class SpriteGoalEnv(SceneEnv):
-    """Touch the blue square, and nothing else.
-
-    ## Description
-    The agent, a red heart, moves among objects in the look of Multi-dSprites: squares, ellipses and
-    hearts in saturated colours on dark grey. One object is the blue square; all objects differ in
-    colour. The task is "Object Goal" of the OCRL benchmark (Yoon et al., 2023), re-made so that an
-    encoder trained on Multi-dSprites sees familiar frames: agent, three objects and background fill
-    K = 5 slots.
-
-    ## Action Space
-    `Discrete(4)`: 0 up, 1 left, 2 down, 3 right. A step is 0.05 of the frame; the agent's centre
-    stays within the middle half of the frame, where all centres in Multi-dSprites are.
-
-    ## Observation Space
-    `Box(0, 255, (64, 64, 3), uint8)`, RGB. With `observation="state"`, `Box(0, 1, (32,), float32)`:
-    x, y, red, green, blue and the shape (square, ellipse, heart, one-hot) of every object, in an
-    order that does not tell the target, and then of the agent.
-
-    ## Rewards
-    1 for touching the blue square, otherwise 0. Two sprites touch when their centres are closer
-    than .15 of the frame, 9.6 of 64 pixels: that is when discs of the size of the sprites would
-    meet. If two objects are touched at once, the nearer one counts.
-
-    ## Starting State
-    The agent is in the middle. Objects take random places at least .28 apart and .2 from the agent,
-    random shapes and random colours without repetition. Now and then the target is walled in, so
-    that it cannot be reached without touching another: among three objects 7 times in a million,
-    among four, five and six 1, 9 and 62 times in a thousand.
-
-    ## Episode End
-    Termination: the agent touches any object. Truncation: after 100 steps (through `gym.make`).
-    `info["is_success"]` tells at every step whether the blue square has been touched.
-
-    ## Arguments
-    * `num_objects` (3): 1 to 6.
-    * `colours` ("train"): the palette of the other objects. "ood" has six colours that "train" does
-      not have, for testing on colours unseen in training; "all" has both.
-    * `image_size` (64): the scene scales with it.
-    * `observation` ("pixels"): or "state", the true factors, as an upper baseline.
-    * `info_masks` (False): put the instance masks, `[H, W]` uint8, into `info["masks"]`:
-      0 background, 1 to N the objects, N + 1 the agent, which is drawn on top.
-    * `info_state` (False): put the true factors into `info["state"]`.
-
-    `gym.make_vec` makes the natively vectorised form, which also takes the arguments of
-    `envs.vector.SceneVectorEnv`: `device`, `tensors`, `autoreset_mode`.
-
-    ## Version History
-    * v0: initial version.
-    """
-
-    world_type = SpriteGoal
-
-
-class SpriteGoalVectorEnv(SceneVectorEnv):
-    """`SpriteGoalEnv`, N at once."""
-
-    world_type = SpriteGoal

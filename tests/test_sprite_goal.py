@@ -3,17 +3,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from sprite_plans import blue_square, reach, rows
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
-from envs.sprites import (
-    CLEARANCE,
-    COLOURS,
-    GAP,
-    TARGET,
-    SpriteGoalEnv,
-    scatter_apart,
-)
+from envs.sprite_goal import SpriteGoalEnv
+from envs.sprites import CLEARANCE, COLOURS, GAP, TARGET, clear_places, scatter_apart
 
 ID = "GenesisRL/SpriteGoal-v0"
 UP, LEFT, DOWN, RIGHT = range(4)
@@ -21,38 +16,6 @@ UP, LEFT, DOWN, RIGHT = range(4)
 
 def make(**options):
     return gym.make(ID, **options)
-
-
-def rows(state):
-    """One line per sprite: x, y, red, green, blue, square, ellipse, heart."""
-    return np.asarray(state).reshape(-1, 8)
-
-
-def target_row(state):
-    objects = rows(state)[:-1]
-    return int(np.flatnonzero((objects[:, 2:5] == [0, 0, 1]).all(1))[0])
-
-
-def shortest_path(state, goal):
-    """Actions that take the agent to an object without touching another; None if walled in."""
-    places = rows(state)[:, :2]
-    start = (0, 0)
-    paths, frontier = {start: []}, [start]
-    while frontier:
-        ahead = []
-        for cell in frontier:
-            for action, (dx, dy) in enumerate(((0, -1), (-1, 0), (0, 1), (1, 0))):
-                step = (cell[0] + dx, cell[1] + dy)
-                if max(map(abs, step)) > 5 or step in paths:
-                    continue
-                paths[step] = [*paths[cell], action]
-                away = np.hypot(*(places[:-1] - (0.5 + 0.05 * np.array(step))).T)
-                if away.min() >= 0.15:
-                    ahead.append(step)
-                elif away.argmin() == goal:
-                    return paths[step]
-        frontier = ahead
-    return None
 
 
 @pytest.mark.parametrize("name", [ID, f"envs:{ID}"])
@@ -113,7 +76,7 @@ def test_every_target_can_be_reached_and_reaching_it_is_success():
     for seed in range(150):
         state, info = env.reset(seed=seed)
         assert info == {}
-        path = shortest_path(state, target_row(state))
+        path = reach(state, blue_square(state))
         assert path is not None
         for action in path[:-1]:
             _, reward, terminated, truncated, info = env.step(action)
@@ -126,8 +89,8 @@ def test_touching_another_object_ends_the_episode_without_reward():
     env = make(observation="state")
     for seed in range(30):
         state, _ = env.reset(seed=seed)
-        wrong = (target_row(state) + 1) % 3
-        for action in shortest_path(state, wrong):
+        wrong = (blue_square(state) + 1) % 3
+        for action in reach(state, wrong):
             _, reward, terminated, _, info = env.step(action)
         assert (reward, terminated, info) == (0, True, {"is_success": False})
 
@@ -146,9 +109,9 @@ def test_there_is_one_blue_square_and_all_colours_differ():
         state, _ = make(observation="state").reset(seed=seed)
         sprites = rows(state)
         assert len(np.unique(sprites[:, 2:5], axis=0)) == 4
-        target = sprites[target_row(state)]
+        target = sprites[blue_square(state)]
         assert target[5:].tolist() == [1, 0, 0]
-        orders.add(target_row(state))
+        orders.add(blue_square(state))
     assert orders == {0, 1, 2}  # its number tells nothing
 
 
@@ -174,7 +137,7 @@ def test_out_of_distribution_colours_are_unseen_in_training():
 
 
 def test_objects_keep_their_distance():
-    places = scatter_apart(torch.arange(2000), 3)
+    places = scatter_apart(torch.arange(2000), [clear_places("cpu")] * 3)
     assert ((places >= 0.25) & (places <= 0.75)).all()
     assert (places - 0.5).norm(dim=-1).min() >= CLEARANCE - 1e-6
     apart = torch.cdist(places, places) + 9 * torch.eye(3)
