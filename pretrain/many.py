@@ -33,7 +33,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from genesis_rl.durable import replace_file
 from pretrain.bring_home import bring_home
-from pretrain.command_line import Parser
+from pretrain.command_line import Parser, suggest
 from pretrain.study import Progress, Run, progress, read_runs
 
 _RUN = Path(__file__).resolve().parent / "run.py"
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains, and returns the exit status."""
     flags = _parse(arguments)
     try:
-        runs = read_runs(flags.specs)
+        runs = _only(flags.only, read_runs(flags.specs))
         slots = _slots(flags.gpus, flags.jobs)
         flags.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
@@ -243,6 +243,17 @@ def status_line(now: Progress, *, steps: int) -> str:
     )
 
 
+def _only(names: str | None, runs: list[Run]) -> list[Run]:
+    """Picks runs by their names, in the order in which they were named."""
+    if names is None:
+        return runs
+    known = {run.name: run for run in runs}
+    for name in names.split(","):
+        if name not in known:
+            raise ValueError(f"--only: no run {name!r}{suggest(name, list(known))}")
+    return [known[name] for name in names.split(",")]
+
+
 def _slots(gpus: int, jobs: int) -> list[str]:
     """Names what takes one run at a time: GPUs, of those that this process may see, or CPU jobs."""
     if not gpus:
@@ -291,6 +302,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("specs", nargs="+", metavar="SPEC", help="a study, or NAME=PRESET,KEY=VALUE,...")
     add("--out", type=Path, required=True, help="folder of the runs' folders")
+    add("--only", metavar="NAME,...", help="of all these runs, only some")
     add("--gpus", type=int, default=1, help="GPUs to use; 0 trains on the CPU (default: 1)")
     add("--jobs", type=int, default=1, help="runs at a time on the CPU (default: 1)")
     add("--minutes", type=float, default=0.0, help="save and stop everything then; 0: when done")

@@ -229,6 +229,16 @@ def test_mistakes_are_one_line_before_anything_starts(tmp_path, capsys, spec, me
     assert not (tmp_path / "out").exists()
 
 
+def test_some_runs_of_a_study_can_be_picked(tmp_path, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(many.Launcher, "run", lambda self, **_: begun.extend(self.runs))
+    out = f"--out={tmp_path}"
+    assert many.main(["--gpus=0", out, "--only=b,a", "a=debug", "b=debug,seed=1", "c=debug"]) == 0
+    assert [run.name for run in begun] == ["b", "a"]
+    assert many.main(["--gpus=0", out, "--only=bb", "b=debug"]) == 2
+    assert "no run 'bb'; did you mean 'b'?" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_name_are_refused(tmp_path, capsys):
     assert many.main(["--gpus=0", f"--out={tmp_path}", "a=debug", "a=debug,seed=1"]) == 2
     assert "two runs have the name 'a'" in capsys.readouterr().err
