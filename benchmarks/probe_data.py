@@ -71,20 +71,28 @@ def load_split(
     train: int | None = None,
     test: int | None = None,
     image_size: int = IMAGE_SIZE,
+    device: torch.device | str = "cpu",
 ) -> Towers:
     """Reads ShapeStacks: the same random images of its train and test split for every seed.
 
     Args:
-        data_dir: Where it is on disk; what None means is the dataset's business.
+        data_dir: Where it is on disk; None is the look-alike that pretraining makes itself.
         tasks: Which labels are needed.
         seeds: Of the probes.
         train: Images to train on; None is 50,000, or all if there are fewer.
         test: Images to test on; None is as many as to train on, or all if there are fewer.
         image_size: S.
+        device: Where a look-alike is rendered, if it has to be made.
 
     Raises:
         ValueError: More images were asked for than there are.
     """
+    if data_dir is None:
+        from pretrain.config import Config
+        from pretrain.data.lookalike import provide
+
+        validation = Config.validation_images
+        data_dir = provide("shapestacks", train=None, validation=validation, device=device)
     first = _open("train", train, TRAIN, data_dir, image_size)
     second = _open("test", test, len(first), data_dir, image_size)
     parts = [dataset.all(device="cpu").images for dataset in (first, second)]
@@ -217,18 +225,17 @@ def encode(
     return values
 
 
-def _open(split: str, wanted: int | None, default: int, data_dir: Path | None, size: int) -> Any:
+def _open(split: str, wanted: int | None, default: int, data_dir: Path, size: int) -> Any:
     """Opens a split with as many images as are wanted; a command that asks for more is refused."""
     from pretrain import data
 
-    options: dict[str, Any] = {"split": split, "image_size": size}
-    if data_dir is not None:
-        options["data_dir"] = data_dir
+    options: dict[str, Any] = {"split": split, "image_size": size, "data_dir": data_dir}
     dataset = data.load("shapestacks", **options)
     there = len(dataset)
     if wanted is not None and wanted > there:
         raise ValueError(
-            f"--{split} must be at most {there}, the images of the {split} split; got {wanted}"
+            f"--{split} must be at most {there}, the images of {dataset.source}; got {wanted}. "
+            "python -m pretrain.data generate makes larger sets"
         )
     count = min(default, there) if wanted is None else wanted
     return dataset if count == there else data.load("shapestacks", size=count, **options)

@@ -64,7 +64,7 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, 
     observers, size = open_observers(args, device)
     seconds: dict[str, float] = {}
     with _timed(seconds, "images"):
-        towers = load(args, size)
+        towers = load(args, size, device)
     rows = measure(args, observers, towers, device, seconds)
     train, test = towers.sizes()
     values = {
@@ -172,14 +172,14 @@ def open_observers(args: argparse.Namespace, device: torch.device) -> tuple[dict
     return observers, size
 
 
-def load(args: argparse.Namespace, image_size: int) -> Towers:
+def load(args: argparse.Namespace, image_size: int, device: torch.device) -> Towers:
     """Reads the images and labels that the arguments name."""
     from benchmarks.probe_data import load_genuine, load_split
 
     options = {name: getattr(args, name) for name in ("tasks", "seeds", "train", "test")}
     if args.genuine is not None:
         return load_genuine(args.genuine, **options)
-    return load_split(args.data_dir, image_size=image_size, **options)
+    return load_split(args.data_dir, image_size=image_size, device=device, **options)
 
 
 def encode_all(
