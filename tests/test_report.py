@@ -90,11 +90,11 @@ def test_seeds_of_a_representation_share_a_row(tmp_path):
     for seed, success in enumerate([0.8, 0.9, 1.0]):
         append_line(tmp_path / "rl.jsonl", rl_line("genesis", seed, success))
     text = report.render(tmp_path)
-    row = row_of(text, "| genesis |")
+    row = row_of(text, "SpriteGoal-v0", "| genesis |")
     assert row[3] == "0.900 +- 0.082"
     assert row[5] == "1,000 x 3 seeds"
     assert row_of(text, "random policy")[3] == "0.340"
-    assert row_of(text, "| cnn |")[3] == ""
+    assert row_of(text, "SpriteGoal-v0", "| cnn |")[3] == ""
 
 
 def test_a_picture_beside_the_lines_is_shown(tmp_path):
