@@ -166,20 +166,15 @@ def load_genuine(
 def open_observer(
     checkpoint: str, latents: Latents, *, image_size: int, device: torch.device
 ) -> LatentObserver:
-    """Returns what turns frames into observations inside a wrapper with these options.
-
-    The authors' layout differs from ours for GENESIS alone: their GENESIS-S has all its latents.
-    """
+    """Returns what turns frames into observations inside a wrapper with these options."""
     from gymnasium import spaces
 
-    from genesis_rl.checkpoint import read_config
     from genesis_rl.wrappers.latents import LatentObserver, LatentOptions
 
-    relaid = latents == "parity" and read_config(checkpoint)["model"] == "genesis"
     options = LatentOptions(
         stochastic=latents != "mean",
         clip=CLIP,
-        parity="official" if relaid else None,
+        parity="official" if latents == "parity" else None,
         device=str(device),
     )
     frames = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)

@@ -21,7 +21,12 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 from toys import KINDS, Counter, Scribble, gpu, laid_out, mean_colour, tiny_checkpoint, tiny_model
 
-from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVectorObsWrapper
+from genesis_rl import (
+    GenesisEncoder,
+    GenesisObsWrapper,
+    GenesisVectorObsWrapper,
+    save_checkpoint,
+)
 
 SPRITES = "envs:GenesisRL/SpriteGoal-v0"
 
@@ -255,6 +260,17 @@ def test_official_features_are_mask_latents_first_without_the_last(checkpoint): 
     official = wrapped(checkpoint, parity="official").reset(seed=0)[0]
     expected = np.concatenate([slots[:-1, :64].ravel(), slots[:, 64:].ravel()])
     np.testing.assert_array_equal(official, expected)
+
+
+def test_official_features_of_genesis_s_are_all_of_its_latents(tmp_path):  # check 24
+    from genesis_rl.models.genesis_s import GenesisS, GenesisSConfig
+
+    torch.manual_seed(0)
+    model = GenesisS(GenesisSConfig(num_slots=9, image_size=32, width=4))
+    path = str(save_checkpoint(tmp_path / "genesis_s", model))
+    ours, official = wrapped(path).reset(seed=0)[0], wrapped(path, parity="official")
+    assert official.observation_space.shape == (576,)
+    np.testing.assert_array_equal(official.reset(seed=0)[0], ours)
 
 
 def test_mask_latents_alone_are_those_of_the_whole(checkpoint):

@@ -44,7 +44,8 @@ class LatentOptions:
         device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
         precision: "auto", "fp32", "tf32" or "bf16".
         parity: "official" leaves out the last slot's mask latent, which owns no mask, and puts all
-            mask latents first, as the features of the authors' release do.
+            mask latents first, as the features of the authors' release do. GENESIS-S, whose slots
+            have one latent for both, keeps them all.
     """
 
     layout: Layout = "flat"
@@ -151,7 +152,8 @@ class LatentObserver:
         else:
             latents = self.encoder.encode(images, noise)
         values = self._clipped(latents.cpu().numpy())
-        return arrange(values[..., :mask_sizes], values[..., mask_sizes:], self.options)
+        mask, component = values[..., :mask_sizes], values[..., mask_sizes:]
+        return arrange(mask, component, self.options, drops_last_mask(self.encoder.latent_sizes))
 
     def images(self, frames: Any) -> torch.Tensor:
         """Maps frames to uint8 images of the encoder's size, `[N, 3, S, S]`."""
@@ -196,7 +198,8 @@ def latent_space(
     if options.latents != "both" and sizes[options.latents] == 0:
         raise ValueError(f"latents={options.latents!r} was asked for, but the model has none")
     slots = np.empty((1, num_slots, sum(latent_sizes)), options.dtype)
-    example = arrange(slots[..., : sizes["mask"]], slots[..., sizes["mask"] :], options)
+    mask, component = slots[..., : sizes["mask"]], slots[..., sizes["mask"] :]
+    example = arrange(mask, component, options, drops_last_mask(latent_sizes))
 
     def box(shape: tuple[int, ...]) -> spaces.Box:
         return spaces.Box(-options.bound, options.bound, shape, np.dtype(options.dtype).type)
@@ -206,15 +209,33 @@ def latent_space(
     return box(example.shape[1:])
 
 
-def arrange(mask: NDArray[Any], component: NDArray[Any], options: LatentOptions) -> Observation:
-    """Lays out mask latents `[N, K, M]` and component latents `[N, K, C]` as the options say."""
+def drops_last_mask(latent_sizes: tuple[int, int]) -> bool:
+    """Whether the authors' release leaves out the last slot's mask latent: it owns no mask.
+
+    With component latents beside it, that is; where one latent says both, as in GENESIS-S, all
+    slots' are used.
+    """
+    return min(latent_sizes) > 0
+
+
+def arrange(
+    mask: NDArray[Any], component: NDArray[Any], options: LatentOptions, ragged: bool
+) -> Observation:
+    """Lays out mask latents `[N, K, M]` and component latents `[N, K, C]` as the options say.
+
+    Args:
+        mask: Where the slots are.
+        component: What they are; `[N, K, 0]` if only masks were encoded.
+        options: What to show, and how.
+        ragged: Whether parity leaves out the last slot's mask latent.
+    """
     parts = {"mask": mask, "component": component}
     parts = {
         name: part
         for name, part in parts.items()
         if part.shape[-1] > 0 and options.latents in ("both", name)
     }
-    if options.parity == "official" and "mask" in parts:
+    if options.parity == "official" and ragged and "mask" in parts:
         parts["mask"] = mask[:, :-1]
     if options.layout == "dict":
         return {name: np.array(part, order="C") for name, part in parts.items()}
