@@ -1,6 +1,7 @@
 """Archives of data: what they hold goes into one folder, and nothing of a hostile one leaves it."""
 
 import bz2
+import fcntl
 import gzip
 import hashlib
 import io
@@ -105,6 +106,30 @@ def test_regular_files_arrive_and_a_second_run_passes_over_them(folder, name):
     (folder / "shapestacks/empty").unlink()
     assert unpack(path, folder, progress=False).kept == 2
     assert tree(folder) == FILES
+
+
+def test_what_tar_makes_of_a_folder_is_unpacked(folder):
+    members = [special("./", tarfile.DIRTYPE), special("./a/", tarfile.DIRTYPE), regular("./a/b")]
+    assert unpack(save(folder, tar(*members)), folder, progress=False).files == 1
+    assert tree(folder) == {"a/b": b"content"}
+
+
+def test_what_a_killed_process_left_does_not_stay(folder):
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/.b.tmp").write_bytes(b"con")
+    unpack(save(folder, tar(regular("a/b"))), folder, progress=False)
+    assert tree(folder) == {"a/b": b"content"}
+
+
+def test_one_process_unpacks_into_a_folder_at_a_time(folder):
+    folder.mkdir()
+    path = save(folder, SOUND["a.tar"])
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="another process unpacks into"):
+        unpack(path, folder, progress=False)
+    os.close(handle)
+    assert unpack(path, folder, progress=False).files == 3
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

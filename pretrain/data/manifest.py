@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,12 @@ def read_marker(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged.
     """
+    state = path.stat()
+    return _parse_marker(path, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=2)  # of 300,000 files it takes a second to parse, and is asked for repeatedly
+def _parse_marker(path: Path, *_: int) -> dict[str, Any]:
     marker = {"complete": True, "files": {}, "settings": {}, "generator": "unknown"}
     marker |= parse_json(path.read_bytes(), path)
     files = marker["files"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -81,6 +82,7 @@ def unpack(
         folder.mkdir(parents=True, exist_ok=True)
         target = _Target(folder, archive, MAX_RATIO * size + _ALLOWANCE)
         bar = _bar(f"unpacking {archive.name}", size, progress)
+        lock = _lock(folder)
         try:
             for member in _members(archive, raw, target.limit):
                 target.put(member)
@@ -93,6 +95,7 @@ def unpack(
             ) from error
         finally:
             bar.close()
+            os.close(lock)
     return Unpacked(found, target.files, target.bytes, target.kept)
 
 
@@ -176,7 +179,8 @@ def _zip_members(archive: Path, raw: BinaryIO) -> Iterator[_Member]:
         listed = opened.infolist()
         for info in listed:  # all of them before the first is written
             mode = stat.S_IFMT(info.external_attr >> 16)
-            safe_name(info.filename, archive)
+            if not info.is_dir():
+                safe_name(info.filename, archive)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
                 raise ValueError(
                     f"{archive}: {info.filename} is a link, a device or encrypted; refused."
@@ -193,8 +197,7 @@ def _tar_members(archive: Path, stream: BinaryIO, limit: int) -> Iterator[_Membe
         while (info := opened.next()) is not None:
             cast(Any, opened).members.clear()  # it would keep all of them in memory
             if info.isdir():
-                safe_name(info.name, archive)
-                continue
+                continue  # folders are made for the files in them
             if not info.isreg() or info.issparse():
                 raise ValueError(
                     f"{archive}: {info.name[:200]!r} is a link, a device or a sparse file; refused."
@@ -250,6 +253,17 @@ class _Forward(io.RawIOBase):
         return True
 
 
+def _lock(folder: Path) -> int:
+    """A lock on the folder itself, held until this is closed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ValueError(f"another process unpacks into {folder}; wait for it.") from None
+    return handle
+
+
 def _pieces(member: _Member) -> Iterator[bytes]:
     """The content of a member, which has to be as long as announced."""
     left = member.size
@@ -261,7 +275,7 @@ def _pieces(member: _Member) -> Iterator[bytes]:
 
 
 def _write(path: Path, member: _Member) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # what a killed process left is overwritten
     try:
         with temporary.open("wb") as file:
             for piece in _pieces(member):

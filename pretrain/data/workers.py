@@ -72,12 +72,17 @@ class _Pool:
         # Forking a process that has threads, or has used CUDA, ends in a deadlock sooner or later.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(work, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._workers[ours] = process
+        # Ctrl-C goes to all processes of a terminal, but the parent decides; children inherit this.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers[ours] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def results(self, units: list[int]) -> Iterator[tuple[int, Any]]:
         waiting, running = list(reversed(units)), 0
@@ -126,7 +131,6 @@ def _send(line: Connection, unit: int) -> int:
 
 def _serve(work: Work, line: Connection) -> None:
     """A worker's life: units come in, results go out, until the parent hangs up or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, ConnectionError):
