@@ -52,8 +52,8 @@ def scene(*solids, camera, light=0, stage=None):
     )
 
 
-def draw(*solids, textures=PLAIN, size=65, samples=1, **where):
-    return Renderer(textures).render(scene(*solids, **where), size, samples, depth=True)
+def draw(*solids, textures=PLAIN, size=65, samples=1, device="cpu", **where):
+    return Renderer(textures, device).render(scene(*solids, **where), size, samples, depth=True)
 
 
 def grey(rendering, row=32, column=32):
@@ -299,6 +299,8 @@ def test_mistakes_are_named():
         renderer.render(towers(20))
     with pytest.raises(ValueError, match="rays_per_chunk must be at least 1"):
         Renderer(PLAIN, rays_per_chunk=0)
+    with pytest.raises(ValueError, match="need Triton and a CUDA device, got cpu"):
+        Renderer(PLAIN, fused=True)
 
 
 def test_primitives_know_which_kinds_occur():
@@ -309,14 +311,26 @@ def test_primitives_know_which_kinds_occur():
 @GPU
 @pytest.mark.parametrize("make", [towers, rooms])
 @pytest.mark.parametrize("samples", [1, 2, 3])
-def test_cuda_draws_what_the_cpu_draws(make, samples):
+@pytest.mark.parametrize("fused", [True, False])
+def test_cuda_draws_what_the_cpu_draws(make, samples, fused):
     scenes = make(64)
+    cpu = Renderer(NOISE).render(scenes, samples=samples, depth=True)
+    renderer = Renderer(NOISE, "cuda", fused=fused)
+    cuda = [x.cpu() for x in renderer.render(scenes, samples=samples, depth=True)]
+    difference = (cpu.images.int() - cuda[0].int()).abs()
+    assert (difference <= 1).float().mean() >= 0.999
+    assert (cpu.masks == cuda[1]).float().mean() >= 0.9999
+    assert torch.isclose(cpu.depth, cuda[2], rtol=1e-4).float().mean() >= 0.999
+
+
+@GPU
+@pytest.mark.parametrize("kind", SOLIDS)
+def test_kernels_know_every_shape(kind):
+    solid = (kind, (0.3, 0.3, 0.4), (0.2, 0.1, 0.4), GREEN, 1)
     cpu, cuda = (
-        Renderer(NOISE, device).render(scenes, samples=samples, depth=True)
+        draw(solid, camera=looking((-3, 1, 2), (0, 0, 0.4)), light=1, device=device)
         for device in ("cpu", "cuda")
     )
+    assert (cpu.masks == cuda.masks.cpu()).float().mean() >= 0.999
     difference = (cpu.images.int() - cuda.images.cpu().int()).abs()
     assert (difference <= 1).float().mean() >= 0.999
-    assert (cpu.masks == cuda.masks.cpu()).float().mean() >= 0.9999
-    near = torch.isclose(cpu.depth, cuda.depth.cpu(), rtol=1e-4)
-    assert near.float().mean() >= 0.999

@@ -24,6 +24,7 @@ class Atlas:
         texels: `[texels of all textures and levels, 4]` float32.
         side: S.
         stride: Texels from one texture to the next.
+        levels: How many there are.
     """
 
     def __init__(self, textures: Tensor) -> None:
@@ -41,9 +42,18 @@ class Atlas:
         self.texels = F.pad(texels.flatten(0, 1).float() / 255, (0, 1))
 
         sides = torch.tensor([level.shape[1] for level in levels], device=textures.device)
+        self.levels = len(levels)
+        self._packed: Tensor | None = None
         self._sides = sides.float()
         self._last = (sides - 1).int()
         self._starts = (sides**2).cumsum(0).sub_(sides**2).int()
+
+    def packed(self) -> Tensor:
+        """`[texels of all textures and levels]` int32: red, green and blue in 8 bits each."""
+        if self._packed is None:
+            red, green, blue = (self.texels[:, :3] * 255).round().int().unbind(1)
+            self._packed = red | green << 8 | blue << 16
+        return self._packed
 
     def sample(self, first: Tensor, u: Tensor, v: Tensor, footprint: Tensor, by: Tensor) -> Tensor:
         """`[M, 4]` float32: the filtered colours, times a number each.
@@ -56,9 +66,8 @@ class Atlas:
                 the full-size texture.
             by: `[M]` float32, what the colour is multiplied with.
         """
-        levels = len(self._sides)
-        level = footprint.log2().clamp_(0, levels - 1)
-        lower = level.int().clamp_(max=levels - 2)
+        level = footprint.log2().clamp_(0, self.levels - 1)
+        lower = level.int().clamp_(max=self.levels - 2)
         between = level - lower
         texels, weights = self._corners(lower, first, u, v, by - by * between)
         more_texels, more_weights = self._corners(lower + 1, first, u, v, by * between)

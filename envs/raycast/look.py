@@ -30,6 +30,12 @@ class Look(Protocol):
     floor: Tensor
     wall: Tensor
 
+    def scene_numbers(self) -> Tensor:
+        """`[N, 8]` float32: what the kernels need to know of the light."""
+
+    def plane_numbers(self) -> Tensor:
+        """`[columns, N * J]` float32: likewise, of the light on each plane."""
+
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the light does not reach."""
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from envs.raycast.rays import Rays, pick
 
-_FAR = 1e-9  # 1 / t of a ray that meets nothing
-_EDGE = 1e-4  # how far outside the box a point on its surface may be rounded
+FAR = 1e-9  # 1 / t of a ray that meets nothing
+EDGE = 1e-4  # how far outside the box a point on its surface may be rounded
 
 
 class Plane(NamedTuple):
@@ -72,7 +72,7 @@ class PlaneHits(NamedTuple):
 def meet(planes: tuple[Plane, ...], box: Box, rays: Rays) -> PlaneHits:
     """Where each ray meets the first plane."""
     apart = distances(planes, rays.origin)  # [N, J]
-    nearness = torch.where(apart > _EDGE, 1 / apart, 0)
+    nearness = per_distance(apart)
     each = [
         rays.direction[plane.axis] * (-plane.normal * nearness[:, j, None])
         for j, plane in enumerate(planes)
@@ -87,7 +87,7 @@ def meet(planes: tuple[Plane, ...], box: Box, rays: Rays) -> PlaneHits:
     first = torch.arange(0, apart.numel(), len(planes), device=apart.device, dtype=torch.int32)
 
     row = number + first[:, None]
-    depth = 1 / nearest.clamp(min=_FAR)
+    depth = 1 / nearest.clamp(min=FAR)
     distance = depth * rays.length
     cosine = pick(apart.flatten(), row) / distance
     point = (depth * rays.direction).add_(rays.origin)
@@ -96,7 +96,7 @@ def meet(planes: tuple[Plane, ...], box: Box, rays: Rays) -> PlaneHits:
         torch.minimum(box.half - x.abs(), box.half - y.abs()),
         torch.minimum(box.height - z, z),
     )
-    return PlaneHits(depth, distance, cosine, number, row, point, room < -_EDGE)
+    return PlaneHits(depth, distance, cosine, number, row, point, room < -EDGE)
 
 
 def distances(planes: tuple[Plane, ...], points: Tensor) -> Tensor:
@@ -104,17 +104,37 @@ def distances(planes: tuple[Plane, ...], points: Tensor) -> Tensor:
     return torch.cat([plane.normal * (points[plane.axis] - plane.at) for plane in planes], dim=1)
 
 
+def per_distance(apart: Tensor) -> Tensor:
+    """1 / distance, and 0 for a plane that the camera is in or behind."""
+    return torch.where(apart > EDGE, 1 / apart, 0)
+
+
 def texture_place(planes: tuple[Plane, ...], hits: PlaneHits) -> tuple[Tensor, Tensor]:
     """`[N, R]` each: the texture coordinates u and v of the points."""
-    mapping = _texture_mapping(planes, str(hits.plane.device))
+    mapping = texture_mapping(planes, str(hits.plane.device))
     ux, uy, u0, vy, vz, v0 = (pick(column, hits.plane) for column in mapping)
     x, y, z = hits.point
     return ux * x + uy * y + u0, vy * y + vz * z + v0
 
 
 @lru_cache(maxsize=16)
-def _texture_mapping(planes: tuple[Plane, ...], device: str) -> Tensor:
+def texture_mapping(planes: tuple[Plane, ...], device: str) -> Tensor:
     """`[6, J]`: the factors of u and v."""
     with torch.inference_mode(False):  # they outlive the caller's mode
         rows = torch.tensor([(*plane.u, *plane.v) for plane in planes])
         return rows.t().contiguous().to(device)
+
+
+@lru_cache(maxsize=16)
+def into(planes: tuple[Plane, ...], device: str) -> Tensor:
+    """`[J, 3]`: unit vectors into the planes, against their normals."""
+    with torch.inference_mode(False):
+        axes = torch.eye(3)
+        return torch.stack([-plane.normal * axes[plane.axis] for plane in planes]).to(device)
+
+
+@lru_cache(maxsize=16)
+def per_unit(planes: tuple[Plane, ...], device: str) -> Tensor:
+    """`[J]`: textures per world unit."""
+    with torch.inference_mode(False):
+        return torch.tensor([plane.per_unit for plane in planes]).to(device)

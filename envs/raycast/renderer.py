@@ -6,6 +6,7 @@ comes from: `rays`, `planes`, `cast` and `shapes`, `atlas`, and for the light `s
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import NamedTuple
 
@@ -16,7 +17,16 @@ from torch import Tensor
 from envs.raycast.atlas import Atlas
 from envs.raycast.cast import Hits, Primitives, nearest, normals, primitives
 from envs.raycast.look import LIFT, Look
-from envs.raycast.planes import PlaneHits, meet, texture_place
+from envs.raycast.planes import (
+    PlaneHits,
+    distances,
+    into,
+    meet,
+    per_distance,
+    per_unit,
+    texture_mapping,
+    texture_place,
+)
 from envs.raycast.rays import Rays, camera_rays, pick
 from envs.raycast.room import RoomLook
 from envs.raycast.stack import StackLook
@@ -25,6 +35,7 @@ from envs.textures import SurfaceTextures
 
 # Working sets that stay in a core's cache, and launches that fill a GPU.
 _CPU_RAYS, _CUDA_RAYS = 1 << 17, 1 << 23
+_MOST_SCENES = 32768  # in a launch: the grid's second axis ends at 65535
 
 
 class Rendering(NamedTuple):
@@ -54,6 +65,8 @@ class Renderer:
         device: Where it is computed, and where the results lie.
         rays_per_chunk: How many rays are followed at a time, which bounds the memory: about 600
             bytes a ray. The default suits the device.
+        fused: Whether to draw with Triton kernels, on CUDA, in which case no memory is needed
+            beyond the results. By default they are used where they can be.
     """
 
     def __init__(
@@ -61,14 +74,21 @@ class Renderer:
         textures: SurfaceTextures,
         device: torch.device | str = "cpu",
         rays_per_chunk: int | None = None,
+        fused: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         if rays_per_chunk is not None and rays_per_chunk < 1:
             raise ValueError(f"rays_per_chunk must be at least 1, got {rays_per_chunk}")
         default = _CPU_RAYS if self.device.type == "cpu" else _CUDA_RAYS
         self.rays_per_chunk = rays_per_chunk or default
+        self.fused = self._can_fuse() if fused is None else fused
+        if self.fused and not self._can_fuse():
+            raise ValueError(f"fused kernels need Triton and a CUDA device, got {self.device}")
         self.floors, self.walls = len(textures.floors), len(textures.walls)
         self.atlas = Atlas(torch.cat([textures.floors, textures.walls]).to(self.device))
+
+    def _can_fuse(self) -> bool:
+        return self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
     @torch.no_grad()
     def render(
@@ -90,27 +110,45 @@ class Renderer:
         """
         if samples not in (1, 2, 3):
             raise ValueError(f"samples must be 1, 2 or 3 rays per pixel and side, got {samples}")
-        scene = scene.to(self.device)
-        kinds = tuple(scene.solids.kind[scene.solids.owner > 0].unique().tolist())
         self._check(scene)
+        scene = scene.to(self.device)
         count = len(scene)
         out = Rendering(
             torch.empty(count, size**2, 3, dtype=torch.uint8, device=self.device),
             torch.empty(count * masks, size**2, dtype=torch.uint8, device=self.device),
             torch.empty(count * depth, size**2, device=self.device),
         )
+        if self.fused:
+            self._render_fused(scene, out, size, samples)
+            return Rendering(*(t.unflatten(1, (size, size)) for t in out))
+        kinds = tuple(scene.solids.kind[scene.solids.owner > 0].unique().tolist())
         rows = max(1, self.rays_per_chunk // (size * samples) ** 2)
         pixels = max(1, min(size**2, self.rays_per_chunk // samples**2))
         for first in range(0, count, rows):
             part = scene if count <= rows else scene[first : first + rows]
-            view = _View(part, kinds, self.atlas, self.floors, size)
+            view = View(part, kinds, self.atlas, self.floors, size)
             for start in range(0, size**2, pixels):
                 window = slice(start, start + pixels)
                 target = Rendering(*(tensor[first : first + rows, window] for tensor in out))
                 view.draw(target, samples, window)
         return Rendering(*(t.unflatten(1, (size, size)) for t in out))
 
+    def _render_fused(self, scene: SolidScene, out: Rendering, size: int, samples: int) -> None:
+        from envs.raycast.kernels import SceneTables
+
+        for first in range(0, len(scene), _MOST_SCENES):
+            rows = slice(first, first + _MOST_SCENES)
+            view = View(scene[rows], (), self.atlas, self.floors, size)
+            tables = SceneTables(view, self.atlas)
+            images, masks, depth = (tensor[rows] for tensor in out)
+            tables.draw(images, size, samples)
+            if len(masks) or len(depth):
+                tables.measure(masks, depth, size)
+
     def _check(self, scene: SolidScene) -> None:
+        """Refuses textures that are not there, where looking at their numbers costs nothing."""
+        if scene.stage.floor.is_cuda:
+            return  # the host would have to wait for the device; they are clamped instead
         for name, number, have in (
             ("floor", scene.stage.floor, self.floors),
             ("wall", scene.stage.wall, self.walls),
@@ -122,7 +160,7 @@ class Renderer:
                 )
 
 
-class _View:
+class View:
     """N scenes, ready to be looked at.
 
     Shapes: R rays of each scene, H rays that meet a solid.
@@ -137,11 +175,31 @@ class _View:
         self.look: Look = (
             StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage, scene.camera)
         )
-        texture = torch.stack(
-            [stage.wall + floors if plane.is_wall else stage.floor for plane in self.look.planes],
-            dim=1,
-        )
-        self.first_texel = (texture * atlas.stride).int().flatten()  # [N * J]
+        walls = len(atlas.texels) // atlas.stride - floors
+        floor, wall = stage.floor.clamp(0, floors - 1), floors + stage.wall.clamp(0, walls - 1)
+        self.texture = torch.stack(
+            [wall if plane.is_wall else floor for plane in self.look.planes], dim=1
+        )  # [N, J]
+        self.first_texel = (self.texture * atlas.stride).int().flatten()  # [N * J]
+
+    def plane_numbers(self) -> Tensor:
+        """`[N * J, columns]` float32: all that the kernels need to know of the planes."""
+        planes, device = self.look.planes, self.texture.device
+        apart = distances(planes, self.scene.camera.position.t()[..., None])  # [N, J]
+        towards = into(planes, str(device)) * per_distance(apart)[..., None]  # [N, J, 3]
+        same = [*texture_mapping(planes, str(device)), self._texels_per_unit()]
+        columns = [
+            *towards.flatten(0, 1).t(),
+            apart.flatten(),
+            *(column.repeat(len(apart)) for column in same),
+            self.texture.flatten().float(),
+            *self.look.plane_numbers(),
+        ]
+        return torch.stack(columns, dim=1)
+
+    def _texels_per_unit(self) -> Tensor:
+        """`[J]` float32."""
+        return per_unit(self.look.planes, str(self.texture.device)) * self.atlas.side
 
     def draw(self, out: Rendering, samples: int, pixels: slice) -> None:
         """Draws these pixels into views of the results, with `[N, pixels]` in front."""
@@ -204,10 +262,7 @@ class _View:
         """`[N * R, 4]`: the room's textures, times the light."""
         u, v = texture_place(self.look.planes, behind)
         between = 2 * math.tan(math.radians(self.scene.camera.fovy) / 2) / (self.size * samples)
-        scale = torch.tensor(
-            [between * self.atlas.side * plane.per_unit for plane in self.look.planes],
-            device=light.device,
-        )
+        scale = between * self._texels_per_unit()
         footprint = pick(scale, behind.plane) * behind.distance / behind.cosine.clamp(min=0.01)
         first = pick(self.first_texel, behind.row)
         return self.atlas.sample(*(x.flatten() for x in (first, u, v, footprint, light)))

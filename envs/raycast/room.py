@@ -8,6 +8,7 @@ Shapes: N scenes, R rays of each, H rays that meet a solid.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from envs.raycast.cast import Primitives, pairs_from, shadowed
@@ -15,11 +16,11 @@ from envs.raycast.planes import Box, Plane, PlaneHits, distances
 from envs.raycast.rays import Rays, dot, pick
 from envs.solids import Camera, RoomStage
 
-_AMBIENT = 0.42
-_HEADLIGHT = 0.8  # parallel to the camera's axis
-_LAMP = 1.0
-_LAMP_SQUARINGS = 3  # the lamp shines down; at an angle it is weaker by the cosine's 8th power
-_SKY = (154 / 255, 226 / 255, 250 / 255)
+AMBIENT = 0.42
+HEADLIGHT = 0.8  # parallel to the camera's axis
+LAMP = 1.0
+LAMP_SQUARINGS = 3  # the lamp shines down; at an angle it is weaker by the cosine's 8th power
+SKY = (154 / 255, 226 / 255, 250 / 255)
 
 _BOX = Box(half=3.5, height=2.0)
 _TILE = 3 / 7  # textures per unit: three over the width of a wall and of the floor
@@ -52,6 +53,14 @@ class RoomLook:
         facing = torch.stack([plane.normal * self.backward[plane.axis] for plane in _PLANES], dim=1)
         self.steady = _steady(facing).flatten()  # [N * J]
 
+    def scene_numbers(self) -> Tensor:
+        """`[N, 8]` float32: place of the lamp, and the camera's axis."""
+        return F.pad(torch.cat([self.lamp[..., 0], self.backward]).t(), (0, 2))
+
+    def plane_numbers(self) -> Tensor:
+        """`[2, N * J]` float32: how far the lamp is in front, and the light without it."""
+        return torch.stack([self.lamp_apart, self.steady])
+
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the lamp does not reach."""
         pairs = pairs_from(solids, point, self.lamp)
@@ -82,12 +91,12 @@ class RoomLook:
 
     def sky(self, direction: Tensor) -> Tensor:
         """`[3, M]` float32: the same everywhere."""
-        return torch.tensor(_SKY, device=direction.device)[:, None].expand_as(direction)
+        return torch.tensor(SKY, device=direction.device)[:, None].expand_as(direction)
 
 
 def _steady(facing: Tensor) -> Tensor:
     """The light that casts no shadow, by the cosine between normal and camera axis."""
-    return (_AMBIENT + _HEADLIGHT * facing.clamp(min=0)).clamp_(max=1)
+    return (AMBIENT + HEADLIGHT * facing.clamp(min=0)).clamp_(max=1)
 
 
 def _lamp(to_lamp: Tensor, apart: Tensor) -> Tensor:
@@ -99,6 +108,6 @@ def _lamp(to_lamp: Tensor, apart: Tensor) -> Tensor:
     """
     per_distance = 1 / dot(to_lamp, to_lamp).sqrt()
     beam = (to_lamp[2] * per_distance).clamp(min=0)
-    for _ in range(_LAMP_SQUARINGS):
+    for _ in range(LAMP_SQUARINGS):
         beam = beam * beam
-    return (_LAMP * (apart * per_distance).clamp(min=0) * beam).clamp_(max=1)
+    return (LAMP * (apart * per_distance).clamp(min=0) * beam).clamp_(max=1)

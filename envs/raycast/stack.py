@@ -11,6 +11,7 @@ import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from envs.raycast.cast import Primitives, pairs_along, shadowed
@@ -28,14 +29,14 @@ _PLANES = (
 
 _LIGHTS = ((0, 0, 20), (-9, -9, 20), (-9, 9, 20), (9, 9, 20), (9, -9, 20))  # positions
 _LENGTHS = [math.dist(light, (0, 0, 0)) for light in _LIGHTS]
-_TOWARDS = [tuple(c / n for c in light) for light, n in zip(_LIGHTS, _LENGTHS, strict=True)]
-_DIFFUSE = 0.7
-_SPECULAR = 0.15  # the lights' .3 times the materials' .5
-_SQUARINGS = 5  # of a squared cosine: the exponent is 64, shininess .5 x 128
-_NEAR = 0.4  # the shadow map sees nothing nearer to the light than this
-_WALL_NEAREST = 0.01  # a wall does not shadow itself
+TOWARDS = [tuple(c / n for c in light) for light, n in zip(_LIGHTS, _LENGTHS, strict=True)]
+DIFFUSE = 0.7
+SPECULAR = 0.15  # the lights' .3 times the materials' .5
+SQUARINGS = 5  # of a squared cosine: the exponent is 64, shininess .5 x 128
+NEAR = 0.4  # the shadow map sees nothing nearer to the light than this
+WALL_NEAREST = 0.01  # a wall does not shadow itself
 
-_ZENITH = (0.4, 0.6, 0.8)
+ZENITH = (0.4, 0.6, 0.8)
 
 
 class StackLook:
@@ -51,10 +52,19 @@ class StackLook:
         self.reach = _lengths(str(stage.light.device)).index_select(0, stage.light)[:, None]
         self.table = table[stage.light].permute(2, 0, 1).flatten(1)  # [columns, N * J]
 
+    def scene_numbers(self) -> Tensor:
+        """`[N, 8]` float32: direction to the shadow light, its distance, its number."""
+        numbers = torch.cat([self.towards.t(), self.reach, self.light[:, None].float()], dim=1)
+        return F.pad(numbers, (0, 3))
+
+    def plane_numbers(self) -> Tensor:
+        """`[12, N * J]` float32: see `_plane_table`."""
+        return self.table
+
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the shadow light does not reach."""
         towards = self.towards[..., None]  # [3, N, 1]
-        end = self.reach - _NEAR - dot(point, towards)
+        end = self.reach - NEAR - dot(point, towards)
         pairs = pairs_along(solids, point, self.towards)
         scene = pairs.ray // point.shape[2]
         end_of_pair = end.flatten().index_select(0, pairs.ray)
@@ -64,7 +74,7 @@ class StackLook:
             per_unit = torch.where(towards[axis] > 0, 1 / towards[axis], 0)
             t = (_BOX.half - point[axis]) * per_unit
             # Inside the wall in all respects, as the smallest of how far.
-            within = torch.minimum(t - _WALL_NEAREST, end - t)
+            within = torch.minimum(t - WALL_NEAREST, end - t)
             along = (t * towards[other]).add_(point[other]).abs_()
             within = torch.minimum(within, _BOX.half - along)
             upwards = (t * towards[2]).add_(point[2])
@@ -98,11 +108,11 @@ class StackLook:
         shadow_light = self.light[scene]
         facing = dot(normal, view)
         shares = torch.zeros(4, len(scene), device=colour.device)  # diffuse, specular; twice
-        for k, towards in enumerate(_TOWARDS):
+        for k, towards in enumerate(TOWARDS):
             cosine = sum(n * c for n, c in zip(normal, towards, strict=True))
             to_view = sum(v * c for v, c in zip(view, towards, strict=True))
             shine = _specular(cosine, facing, to_view) * (cosine > 0)
-            light = torch.stack([_DIFFUSE * cosine.clamp(min=0), shine])  # [2, H]
+            light = torch.stack([DIFFUSE * cosine.clamp(min=0), shine])  # [2, H]
             own = shadow_light == k
             shares[:2] += light * ~own
             shares[2:] += light * own
@@ -115,7 +125,7 @@ class StackLook:
         elevation = direction[2].clamp(-1, 1).asin() * (2 / math.pi)
         curve = math.sqrt(2) * elevation / (1 + elevation * elevation).sqrt()
         amount = 0.5 + 0.5 * curve
-        return torch.stack([c * amount for c in _ZENITH])
+        return torch.stack([c * amount for c in ZENITH])
 
 
 def _specular(cosine: Tensor, facing: Tensor, to_view: Tensor) -> Tensor:
@@ -129,9 +139,9 @@ def _specular(cosine: Tensor, facing: Tensor, to_view: Tensor) -> Tensor:
     # With h = (L + v) / |L + v|: n.h^2 = (n.L + n.v)^2 / (2 + 2 L.v).
     along = cosine + facing
     power = along.mul_(along).div_((2 * to_view).add_(2).clamp_(min=1e-6))
-    for _ in range(_SQUARINGS):
+    for _ in range(SQUARINGS):
         power.mul_(power)
-    return power.mul_(_SPECULAR)
+    return power.mul_(SPECULAR)
 
 
 def _plane_table(shadow_light: int, plane: Plane) -> list[float]:
@@ -145,15 +155,15 @@ def _plane_table(shadow_light: int, plane: Plane) -> list[float]:
         light of all others; whether the first highlight is among theirs; diffuse light of the
         shadow light; whether the first highlight is its own.
     """
-    cosines = [plane.normal * light[plane.axis] for light in _TOWARDS]
+    cosines = [plane.normal * light[plane.axis] for light in TOWARDS]
     facing = [k for k, cosine in enumerate(cosines) if cosine > 0]
     facing.sort(key=lambda k: k != shadow_light)
     reached = facing[0] == shadow_light
     table: list[float] = []
     for k in facing[:2]:
-        table += [*_TOWARDS[k], cosines[k]]
-    others = sum(_DIFFUSE * cosines[k] for k in facing if k != shadow_light)
-    own = _DIFFUSE * cosines[shadow_light] if reached else 0.0
+        table += [*TOWARDS[k], cosines[k]]
+    others = sum(DIFFUSE * cosines[k] for k in facing if k != shadow_light)
+    own = DIFFUSE * cosines[shadow_light] if reached else 0.0
     return [*table, others, float(not reached), own, float(reached)]
 
 
@@ -162,7 +172,7 @@ def _tables(device: str) -> tuple[Tensor, Tensor]:
     """`[3, 5]` unit vectors to the lights; `[5, J, 12]` tables of the planes."""
     with torch.inference_mode(False):  # they outlive the caller's mode
         rows = [[_plane_table(k, plane) for plane in _PLANES] for k in range(len(_LIGHTS))]
-        return torch.tensor(_TOWARDS).t().contiguous().to(device), torch.tensor(rows).to(device)
+        return torch.tensor(TOWARDS).t().contiguous().to(device), torch.tensor(rows).to(device)
 
 
 @lru_cache(maxsize=16)
