@@ -16,9 +16,9 @@ from torch import nn
 from genesis_rl.checkpoint import save_checkpoint
 from genesis_rl.durable import replace_file, to_json
 from pretrain.assembly import (
-    BETAS,
     build_model,
     build_objective,
+    engine_options,
     load_split,
     pick_device,
     pick_precision,
@@ -98,8 +98,7 @@ class Trainer:
             build_objective(config).to(self.device),
             training.images,
             batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            betas=BETAS[config.optimiser],
+            **engine_options(config),
             seed=config.seed,
             precision=self.precision,
             compile=config.compile == "on"
@@ -203,7 +202,7 @@ class Trainer:
     def _validate(self, step: int) -> None:
         data = self.validation
         values = validate(
-            self.model,
+            self.engine.averaged_model,
             data.images,
             data.masks,
             autocast=self.engine.autocast,
@@ -220,9 +219,10 @@ class Trainer:
         except ImportError as error:
             self.logs.say(f"no pictures of step {step}: {error}")
             return
-        model, rows = self.model, min(_PICTURES, len(self.validation.images))
+        model, rows = self.engine.averaged_model, min(_PICTURES, len(self.validation.images))
         shape = (rows, model.num_slots, model.slot_dim)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed))
+        was_training = model.training
         model.eval()
         try:
             with self.engine.autocast():
@@ -230,7 +230,7 @@ class Trainer:
                 decomposed = model.decompose(images)
                 dreamt = model.sample(rows, noise.to(self.device))
         finally:
-            model.train()
+            model.train(was_training)
         self.logs.picture(step, "decomposition", decomposition_grid(images, decomposed))
         self.logs.picture(step, "samples", sample_grid(dreamt))
 
@@ -257,7 +257,7 @@ class Trainer:
             "minutes": round(seconds / 60, 1),
             "commit": commit(),
         }
-        save_checkpoint(self.folder / "model", self.model, metadata=metadata)
+        save_checkpoint(self.folder / "model", self.engine.averaged_model, metadata=metadata)
         self.saved_at = step
 
     def _restore(self) -> None:

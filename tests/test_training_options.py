@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 import torch
+from runs import arguments, exact, metrics, start, wait_for_step, weights_sha256
 from test_assembly import TINY
 from test_engine import CPU_AND_CUDA, differing, learnt, make, run
 
@@ -16,6 +17,9 @@ from genesis_rl.losses.mixture import LIKELIHOODS
 from pretrain.assembly import build_model, build_objective, engine_options, learning_rate_schedule
 from pretrain.config import build
 from pretrain.engine import Engine
+from pretrain.run import main
+from pretrain.state import load_state
+from pretrain.strict_yaml import load_yaml
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -185,3 +189,42 @@ def test_a_saved_state_continues_bit_for_bit_with_every_option():
     other.load_state_dict(state)
     assert run(other, 4) == expected
     assert differing(engine.state_dict()["average"], other.state_dict()["average"]) == []
+
+
+OF_A_RUN = {"learning_rate_schedule": "cosine", "gradient_clip": 100.0, "weight_average": 0.5}
+
+
+@pytest.mark.parametrize("option", [*OF_A_RUN.items(), ("learning_rate_warmup", 5)])
+def test_a_run_does_what_its_options_say(option, tmp_path):
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    assert main(arguments(plain, steps=4)) == 0
+    assert main(arguments(other, steps=4, **dict([option]))) == 0
+    if option[0] == "weight_average":
+        assert exact(plain) == exact(other)  # the average only watches
+    else:
+        assert exact(plain) != exact(other)
+    assert weights_sha256(plain / "model") != weights_sha256(other / "model")
+
+
+def test_the_average_is_what_a_run_judges_and_exports(tmp_path):
+    assert main(arguments(tmp_path / "run", steps=4, validate_every=4, weight_average=0.5)) == 0
+    config = build(load_yaml(tmp_path / "run" / "config.yaml"))
+    found = load_state(tmp_path / "run", config=config.fingerprint(), say=print)
+    average = found[1]["engine"]["average"]
+    exported = load_checkpoint(tmp_path / "run" / "model").state_dict()
+    for name, value in exported.items():
+        assert torch.equal(value, average[f"model.{name}"]), name
+    assert metrics(tmp_path / "run", "val")[-1]["step"] == 4
+
+
+def test_a_run_with_every_option_resumes_bit_for_bit(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(arguments(whole, steps=8, **OF_A_RUN)) == 0
+    # The cosine is that of eight steps, so the first part is cut off, not asked to be short.
+    process = start(arguments(parts, steps=8, checkpoint_every=1, **OF_A_RUN))
+    wait_for_step(parts, 3, process)
+    process.kill()
+    process.wait()
+    assert main([f"--out={parts}", "--resume"]) == 0
+    assert exact(parts) == exact(whole)
+    assert weights_sha256(parts / "model") == weights_sha256(whole / "model")
