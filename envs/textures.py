@@ -111,27 +111,27 @@ def _read_png(path: Path, size: int) -> Tensor:
 
 # --- GQN rooms ------------------------------------------------------------------------------------
 
-_LABMAZE_FLOORS = ("style_01/floor_orange_bright_d.png", "style_01/floor_blue_d.png")
+_LABMAZE_FLOORS = ("style_01/floor_orange_bright_d.png", "style_01/floor_blue_bright_d.png")
 _LABMAZE_WALLS = (
     "style_01/wall_red_bright_d.png",
     "style_01/wall_green_bright_d.png",
     "style_01/wall_cerise_d.png",
     "style_03/wall_orange_bright_d.png",
-    "style_02/wall_yellow_d.png",
+    "style_05/wall_yellow_d.png",
 )
 
 # Mean and standard deviation per channel of the genuine textures.
 _FLOOR_COLOURS = (
     ((247, 219, 105), (5, 7, 3)),
-    ((232, 232, 232), (7, 7, 7)),
-    ((54, 89, 109), (4, 7, 9)),
+    ((250, 250, 250), (4, 4, 4)),
+    ((111, 148, 170), (5, 8, 9)),
 )
 _WALL_COLOURS = (
     ((213, 124, 104), (32, 16, 11)),
     ((166, 197, 156), (20, 25, 17)),
     ((169, 65, 103), (36, 15, 23)),
     ((233, 119, 14), (36, 27, 17)),
-    ((190, 141, 9), (32, 24, 2)),
+    ((227, 172, 23), (24, 24, 42)),
 )
 
 
@@ -159,7 +159,7 @@ def _labmaze_room(folder: Path, size: int) -> SurfaceTextures:
 @lru_cache(maxsize=4)
 def _procedural_room(size: int) -> SurfaceTextures:
     floors = [_honeycomb(size)] * 3
-    walls = [_circuits(size)] * 3 + [_discs(size), _blocks(size)]
+    walls = [_circuits(size)] * 3 + [_discs(size), _squares(size)]
     return SurfaceTextures(
         _stack([coloured(t, *c) for t, c in zip(floors, _FLOOR_COLOURS, strict=True)]),
         _stack([coloured(t, *c) for t, c in zip(walls, _WALL_COLOURS, strict=True)]),
@@ -214,10 +214,12 @@ def _discs(size: int) -> Picture:
     return draw.picture()
 
 
-def _blocks(size: int) -> Picture:
-    """The yellow wall: upright and lying blocks in many shades."""
-    block, edge = patterns.basket(size, 6, 2)
-    return 1.2 * tones(block, 31) - 1.5 * (edge < 0.06)
+def _squares(size: int) -> Picture:
+    """The yellow wall: small squares, every fourth darker, between light joints."""
+    u, v = patterns.coordinates(size)
+    dark = patterns.uniform(31, 10, 10)[(v * 10).astype(int), (u * 10).astype(int)] < 0.25
+    joint = np.minimum(np.abs(u * 10 - np.round(u * 10)), np.abs(v * 10 - np.round(v * 10))) < 0.06
+    return np.where(joint, 2.0, np.where(dark, -1.5, 0.0))
 
 
 # --- ShapeStacks ----------------------------------------------------------------------------------

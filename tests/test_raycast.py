@@ -7,6 +7,7 @@ from envs.raycast import Renderer
 from envs.raycast.cast import primitives
 from envs.raycast.planes import meet
 from envs.raycast.rays import camera_rays
+from envs.raycast.room import AMBIENT
 from envs.raycast.stack import StackLook
 from envs.rooms import draw_rooms, ring_camera, room_scene
 from envs.solids import SOLIDS, Camera, RoomStage, Solids, SolidScene, StackStage
@@ -251,7 +252,7 @@ def test_the_lamp_casts_shadows():
     assert 5 < changed.sum() < 200
     assert rows.min() > 36  # below the horizon
     level = shaded.images[0][changed][:, 0].float().mean()
-    assert level == pytest.approx(0.42 * GREY, abs=3)
+    assert level == pytest.approx(AMBIENT * GREY, abs=3)
 
 
 @pytest.mark.parametrize("kind", SOLIDS)

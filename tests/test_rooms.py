@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from envs.rooms import (
-    PLACE_GAP,
     PLACE_LIMIT,
     ROOM_SHAPES,
     camera_rows,
     draw_rooms,
+    footprints,
     ring_camera,
     room_scene,
     view_angles,
@@ -68,8 +68,19 @@ def test_the_number_of_objects_can_be_chosen():
 def test_objects_keep_apart_and_off_the_walls(rooms):
     assert rooms.place.abs().max() <= PLACE_LIMIT
     assert rooms.place.abs().max() > 0.99 * PLACE_LIMIT
+    radius = footprints(rooms.shape, rooms.size)
     gaps = (rooms.place[:, :, None] - rooms.place[:, None]).norm(dim=-1) + 9 * torch.eye(3)
-    assert (gaps.amin(dim=(1, 2)) < PLACE_GAP).float().mean() < 0.001
+    room = (gaps - radius[:, :, None] - radius[:, None]).amin(dim=(1, 2))
+    assert (room < 0).float().mean() < 0.002
+
+
+def test_lamps_hang_off_the_axis_in_all_four_quarters(rooms):
+    x, y, z = rooms.light.unbind(1)
+    assert torch.stack([x, y]).abs().min() >= 1.5
+    assert torch.stack([x, y]).abs().max() <= 3.4, "inside of the room, whose walls cast no shadow"
+    assert ((z >= 6.3) & (z <= 6.8)).all()
+    quarters = torch.bincount((x > 0).long() + 2 * (y > 0))
+    assert (quarters - 1000).abs().max() < 120
 
 
 def test_colours_are_vivid_and_of_every_hue(rooms):
