@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
@@ -72,7 +73,9 @@ class _Pool:
         # Forking a process that has threads, or has used CUDA, ends in a deadlock sooner or later.
         context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
-        # Ctrl-C goes to all processes of a terminal, but the parent decides; children inherit this.
+        # Ctrl-C goes to all processes of a terminal, but the parent decides. Children inherit what
+        # is blocked; the tracker, which multiprocessing starts with the first of them, unblocks it.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(workers):
@@ -131,6 +134,7 @@ def _send(line: Connection, unit: int) -> int:
 
 def _serve(work: Work, line: Connection) -> None:
     """A worker's life: units come in, results go out, until the parent hangs up or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, ConnectionError):
