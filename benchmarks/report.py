@@ -12,14 +12,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks import report_paper, report_speed
 from benchmarks.common import RESULTS, ROOT, read_lines, run_cli
-
-Line = dict[str, Any]
+from benchmarks.report_markdown import Line, commands, newest, origin, section
 
 HEADER = """# Results
 
@@ -28,42 +27,6 @@ line there has commit, device, seed, versions and command. What each benchmark a
 [docs/benchmarks.md](docs/benchmarks.md). An empty cell has not been measured.
 """
 
-# Name, what it stands for, and the figures that others published.
-SEGMENTATION_ANCHORS = (
-    (
-        "multi_dsprites",
-        "Official release, its own Multi-dSprites, posterior samples",
-        {"ari_fg": 0.57, "msc": 0.69},
-    ),
-    (
-        "multi_dsprites",
-        "Prototype, 8 minutes on one H200",
-        {"ari_fg": 0.70, "sc": 0.83, "msc": 0.80},
-    ),
-)
-ENCODE = "python -m benchmarks.throughput --what encode --device {device}"
-# What, device, K, batch: unit, and the reference and prototype figures on an H200.
-SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
-    ("encode", "cuda", 5, 1, "latency ms", "0.50 (bar)"),
-    ("encode", "cuda", 5, 16, "frames/s", ""),
-    ("encode", "cuda", 5, 64, "frames/s", ""),
-    ("encode", "cuda", 5, 256, "frames/s", ""),
-    ("encode", "cuda", 5, 1024, "frames/s", "40,000 (bar)"),
-    ("encode", "cuda", 7, 1024, "frames/s", "3,587 (reference, TF32); 38,600 (prototype)"),
-    ("encode", "cpu", 5, 1, "of floor", "100% (bar); 109% (prototype)"),
-    ("encode", "cpu", 5, 4, "of floor", ""),
-    ("encode", "cpu", 5, 16, "of floor", ""),
-    ("train", "cuda", 5, 32, "steps/s", "164 (prototype); 160 (bar)"),
-    ("train", "cuda", 7, 32, "steps/s", "13.9 (reference, TF32); 125 (prototype)"),
-    ("train", "cuda", 9, 32, "steps/s", "10.3 (reference, TF32); 101 (prototype)"),
-    ("wrapper", "cpu", 5, 1, "overhead", "10% (bar)"),
-    ("env", "cpu", 0, 1, "frames/s", ""),
-    ("env", "cpu", 0, 64, "frames/s", ""),
-    ("env", "cpu", 0, 1024, "frames/s", ""),
-    ("env", "cuda", 0, 1024, "frames/s", ""),
-    ("loop", "cuda", 5, 64, "frames/s", ""),
-    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (goal)"),
-)
 # OCRL's success rates after 2M steps in its own environments, Spriteworld (Yoon et al., 2023): per
 # task those of ground truth, CNN end to end, VAE, SLATE, Slot Attention and IODINE.
 _OCRL = {
@@ -104,46 +67,37 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def render(folder: Path) -> str:
     """Returns RESULTS.md."""
+
+    def lines(name: str) -> list[Line]:
+        return read_lines(folder / f"{name}.jsonl")
+
+    scenes = report_speed.scenes_section(lines("tower_labels"), lines("tower_transfer"))
     sections = {
-        "segmentation": segmentation_section,
-        "rl": rl_section,
-        "throughput": throughput_section,
+        "segmentation": report_paper.segmentation_section(lines("segmentation")),
+        "probe_shapestacks": report_paper.probe_section(lines("probe_shapestacks")),
+        "fid": report_paper.fid_section(lines("fid")),
+        "recipes": report_paper.recipe_section(lines("recipes")),
+        "rl": rl_section(lines("rl")),
+        "tower_transfer": scenes,
+        "throughput": report_speed.throughput_section(lines("throughput")),
+        "render": report_speed.render_section(lines("render")),
+        "metrics_speed": report_speed.metrics_section(lines("metrics_speed")),
     }
     text = [HEADER]
-    for name, section in sections.items():
-        text.append(section(read_lines(folder / f"{name}.jsonl")))
-        for picture in sorted(folder.glob(f"{name}*.png")):
-            text.append(f"![{picture.stem}](benchmarks/results/{picture.name})\n")
+    for name, written in sections.items():
+        text.append(written)
+        if (folder / f"{name}.png").exists():
+            text.append(f"![{name}](benchmarks/results/{name}.png)\n")
     return "\n".join(text)
-
-
-def segmentation_section(lines: Sequence[Line]) -> str:
-    """Returns the table of ARI and covering, newest line of each kind."""
-    metrics = ("ari_fg", "ari", "sc", "msc")
-    rows = []
-    for dataset, name, values in SEGMENTATION_ANCHORS:
-        cells = [_number(values.get(metric)) for metric in metrics]
-        rows.append([f"*{name}* ({dataset})", *cells, "", ""])
-    newest = _newest(lines, "checkpoint", "dataset", "split", "latents")
-    for line in newest:
-        name = f"`{line['checkpoint']}` ({line['dataset']}, {line['images']} {line['split']} images"
-        name += f", posterior {line['latents']})"
-        error = f"{line['error_per_element']['mean']:.4f}"
-        rows.append([name, *(_mean_std(line[metric]) for metric in metrics), error, _origin(line)])
-        chance = [_number(line["one_slot"][metric]) for metric in metrics]
-        rows.append(["one slot for everything, same images", *chance, "", ""])
-    head = ["who", "ARI-FG", "ARI", "SC", "mSC", "error / element", "from"]
-    commands = ["python -m benchmarks.segmentation --checkpoint multi_dsprites --images 320"]
-    return _section("Segmentation", head, rows, _commands(newest, commands))
 
 
 def rl_section(lines: Sequence[Line]) -> str:
     """Returns the table of success rates per task."""
-    from benchmarks.rl import label, summarise
+    from benchmarks.rl_report import label, summarise
 
     rows, shown = [], []
     for env_id, anchors in RL_ANCHORS.items():
-        own = _newest(
+        own = newest(
             [{"head": "mlp", **line} for line in lines if line["env_id"] == env_id],
             *("representation", "latents", "head", "normalise", "steps", "seed"),
         )
@@ -164,7 +118,7 @@ def rl_section(lines: Sequence[Line]) -> str:
                         f"{line['iqm']:.3f} ({low:.3f} to {high:.3f})",
                         f"{line['steps']:,} x {len(line['seeds'])} seeds",
                         f"{line['frames_per_s']:,.0f}",
-                        _origin(last),
+                        origin(last),
                     ]
                 )
         if own:
@@ -172,79 +126,7 @@ def rl_section(lines: Sequence[Line]) -> str:
             rows.append([env_id, "random policy", "", f"{chance:.3f}", "", "", "", ""])
     head = ["task", "sees", "published, 2M steps", "success", "IQM (95 %)"]
     head += ["steps", "frames/s", "from"]
-    return _section("RL", head, rows, _commands(shown, ["python -m benchmarks.rl"]))
-
-
-def throughput_section(lines: Sequence[Line]) -> str:
-    """Returns the table of speeds; the newest measurement of each kind."""
-    measured: dict[tuple[str, str, int, int], tuple[Line, Line]] = {}
-    for line in lines:
-        for row in line["rows"]:
-            slots = 0 if row["what"] == "env" else (line["slots"] or 5)
-            measured[row["what"], row["device"], slots, row["batch"]] = (row, line)
-    rows, used, missing = [], [], []
-    for what, device, slots, batch, unit, anchor in SPEEDS:
-        name = f"{what}, K={slots}" if slots else what
-        found = measured.get((what, device, slots, batch))
-        if found is None:
-            missing.append(
-                f"python -m benchmarks.throughput --what {what} --device {device}"
-                + (f" --slots {slots}" if slots not in (0, 5) else "")
-            )
-            rows.append([name, device, str(batch), "", "", unit, anchor, "", ""])
-            continue
-        row, line = found
-        used.append(line)
-        share = f"{row['of_floor']:.1%}" if "of_floor" in row else ""
-        cells = [name, row["device"], str(batch), row["dtype"], _speed(row, unit), unit, anchor]
-        rows.append([*cells, share, _origin(line)])
-    head = ["what", "device", "batch", "dtype", "here", "unit", "others, bars"]
-    head += ["of arithmetic floor", "from"]
-    return _section("Speed", head, rows, _commands(used, missing))
-
-
-def _speed(row: Line, unit: str) -> str:
-    if unit == "latency ms":
-        return f"{row['latency_ms']:.3f}"
-    if unit == "of floor":
-        return f"{row['of_floor']:.0%} ({row['per_second']:.1f} frames/s)"
-    if unit == "overhead":
-        return f"{row['overhead']:.1%}"
-    return f"{row['per_second']:,.0f}"
-
-
-def _newest(lines: Sequence[Line], *keys: str) -> list[Line]:
-    """Returns the last line of each combination of values."""
-    return list({tuple(str(line[key]) for key in keys): line for line in lines}.values())
-
-
-def _section(title: str, head: list[str], rows: list[list[str]], below: list[str]) -> str:
-    table = [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
-    return "\n".join([f"## {title}", "", *table, "", *below, ""])
-
-
-def _commands(lines: Sequence[Line], missing: Sequence[str]) -> list[str]:
-    """Returns the commands that made the numbers, or those that will."""
-    made = list(dict.fromkeys(f"{line['command']}" for line in lines))
-    wanted = [] if lines and len(missing) == 1 else list(dict.fromkeys(missing))
-    text = []
-    if made:
-        text += ["Made by", "", *(f"    {command}" for command in made)]
-    if wanted:
-        text += [*([""] if text else []), "To measure", "", *(f"    {line}" for line in wanted)]
-    return text
-
-
-def _origin(line: Line) -> str:
-    return f"{line['device']}, `{line['commit']}`, seed {line['seed']}, {line['date'][:10]}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _mean_std(value: dict[str, float]) -> str:
-    return f"{value['mean']:.3f} +- {value['std']:.3f}"
+    return section("RL", head, rows, commands(shown, ["python -m benchmarks.rl"]))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,54 @@ def test_the_newest_line_of_each_kind_is_shown_with_its_origin(tmp_path):
     assert "    python -m benchmarks.segmentation\n" in text
 
 
+def test_checkpoints_of_one_model_are_averaged(tmp_path):
+    for name, ari in (("a", 0.2), ("b", 0.4)):
+        line = segmentation_line(ari) | {"checkpoint": name, "model": "monet"}
+        line |= {"mse": line["ari"]}
+        append_line(tmp_path / "segmentation.jsonl", line)
+    row = row_of(report.render(tmp_path), "MONet, 2 models")
+    assert row[1:6] == ["0.300 +- 0.100"] * 4 + ["0.5655"]
+
+
+def test_probes_stand_beside_the_paper_and_genuine_frames_apart(tmp_path):
+    for genuine, height in ((False, 0.8), (True, 0.5)):
+        score = {"accuracy": height, "std": 0.01, "interval_95": [height - 0.1, height + 0.1]}
+        row = {"model": "genesis", "checkpoint": "towers", "num_slots": 9, "latents": "mean"}
+        row |= {"tasks": {"height": score}}
+        line = {"source": "files", "genuine": genuine, "rows": [row], "command": f"{genuine}"}
+        append_line(tmp_path / "probe_shapestacks.jsonl", line | ORIGIN)
+    text, genuine = report.render(tmp_path).split("## Probes on genuine frames")
+    assert row_of(text, "GENESIS towers")[3:5] == ["80.0 +-1.0 (70.0-90.0)", "80.3"]
+    assert row_of(genuine.split("## Sample")[0], "GENESIS towers")[3] == "50.0 +-1.0 (40.0-60.0)"
+    assert row_of(text, "MONet", "88.4")[3] == ""
+
+
+def test_a_distance_that_is_no_fid_is_kept_out_of_its_column(tmp_path):
+    line = {
+        "metric": "Frechet distance (factor features)",
+        "checkpoint": "sprites",
+        "dataset": "multi_dsprites",
+        "model": "genesis",
+        "sampler": "as trained",
+        "images": 10_000,
+        "distance": {"mean": 3.0, "std": 0.5},
+        "controls": {"test against val": 0.01},
+        "command": "python -m benchmarks.fid",
+        **ORIGIN,
+    }
+    append_line(tmp_path / "fid.jsonl", line)
+    text = report.render(tmp_path)
+    assert row_of(text, "`sprites`")[1:4] == ["24.9", "", "3.00 +- 0.50"]
+    assert row_of(text, "test against val")[3] == "0.01"
+    append_line(tmp_path / "fid.jsonl", line | {"metric": "FID"})
+    (fid_row,) = [
+        r
+        for r in report.render(tmp_path).splitlines()
+        if "`sprites`" in r and "| 3.00 +- 0.50 |  |" in r
+    ]
+    assert fid_row
+
+
 def test_seeds_of_a_representation_share_a_row(tmp_path):
     for seed, success in enumerate([0.8, 0.9, 1.0]):
         append_line(tmp_path / "rl.jsonl", rl_line("genesis", seed, success))

@@ -1,0 +1,146 @@
+"""Sections of RESULTS.md about speed, and about how true generated scenes are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.report_markdown import Line, commands, newest, origin, section
+
+# What, device, K, batch, unit, and the figures of others and bars, on an H200 or two CPU cores.
+SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
+    ("encode", "cuda", 5, 1, "latency ms", "0.50 (bar)"),
+    ("encode", "cuda", 5, 16, "frames/s", ""),
+    ("encode", "cuda", 5, 64, "frames/s", ""),
+    ("encode", "cuda", 5, 256, "frames/s", ""),
+    ("encode", "cuda", 5, 1024, "frames/s", "40,000 (bar)"),
+    ("encode", "cuda", 7, 1024, "frames/s", "3,587 (reference, TF32); 38,600 (prototype)"),
+    ("encode", "cpu", 5, 1, "of floor", "100% (bar); 109% (prototype)"),
+    ("encode", "cpu", 5, 4, "of floor", ""),
+    ("encode", "cpu", 5, 16, "of floor", ""),
+    ("train", "cuda", 5, 32, "steps/s", "164 (prototype); 160 (bar)"),
+    ("train", "cuda", 7, 32, "steps/s", "13.9 (reference, TF32); 125 (prototype)"),
+    ("train", "cuda", 9, 32, "steps/s", "10.3 (reference, TF32); 101 (prototype)"),
+    ("wrapper", "cpu", 5, 1, "overhead", "10% (bar)"),
+    ("env", "cpu", 0, 1, "frames/s", ""),
+    ("env", "cpu", 0, 64, "frames/s", ""),
+    ("env", "cpu", 0, 1024, "frames/s", ""),
+    ("env", "cuda", 0, 1024, "frames/s", ""),
+    ("loop", "cuda", 5, 64, "frames/s", ""),
+    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (goal)"),
+)
+# Device, stage, scenes, rays per pixel and side: images a second that were aimed at.
+RENDERINGS: tuple[tuple[str, str, int, int, str], ...] = (
+    ("cuda", "stack", 1024, 1, "80,000 (bar); 51,000 (prototype)"),
+    ("cuda", "stack", 1024, 2, "30,000 (bar); 21,000 (prototype)"),
+    ("cuda", "room", 1024, 2, ""),
+    ("cpu", "stack", 64, 1, ""),
+    ("cpu", "stack", 64, 2, "120 per core (bar)"),
+    ("cpu", "room", 64, 2, ""),
+)
+
+
+def throughput_section(lines: Sequence[Line]) -> str:
+    """Returns the table of speeds; the newest measurement of each kind."""
+    measured: dict[tuple[str, str, int, int], tuple[Line, Line]] = {}
+    for line in lines:
+        for row in line["rows"]:
+            slots = 0 if row["what"] == "env" else (line["slots"] or 5)
+            measured[row["what"], row["device"], slots, row["batch"]] = (row, line)
+    rows, used, missing = [], [], []
+    for what, device, slots, batch, unit, anchor in SPEEDS:
+        name = f"{what}, K={slots}" if slots else what
+        found = measured.get((what, device, slots, batch))
+        if found is None:
+            missing.append(
+                f"python -m benchmarks.throughput --what {what} --device {device}"
+                + (f" --slots {slots}" if slots not in (0, 5) else "")
+            )
+            rows.append([name, device, str(batch), "", "", unit, anchor, "", ""])
+            continue
+        row, line = found
+        used.append(line)
+        share = f"{row['of_floor']:.1%}" if "of_floor" in row else ""
+        cells = [name, row["device"], str(batch), row["dtype"], _speed(row, unit), unit, anchor]
+        rows.append([*cells, share, origin(line)])
+    head = ["what", "device", "batch", "dtype", "here", "unit", "others, bars"]
+    head += ["of arithmetic floor", "from"]
+    return section("Speed", head, rows, commands(used, missing))
+
+
+def render_section(lines: Sequence[Line]) -> str:
+    """Returns how many images of rendered scenes are drawn per second."""
+    measured: dict[tuple[str, str, int, int], tuple[Line, Line]] = {}
+    for line in lines:
+        for row in line["rows"]:
+            device = "cpu" if "per_cpu_second" in row else "cuda"
+            measured[device, row["stage"], row["scenes"], row["samples"]] = (row, line)
+    rows, used, missing = [], [], []
+    for device, stage, scenes, samples, anchor in RENDERINGS:
+        cells = [stage, device, f"{scenes:,}", f"{samples} x {samples}"]
+        found = measured.get((device, stage, scenes, samples))
+        if found is None:
+            threads = " --threads 1" if device == "cpu" else ""
+            missing.append(
+                f"python -m benchmarks.render --stages stack room --device {device} "
+                f"--scenes {scenes}{threads}"
+            )
+            rows.append([*cells, "", "", anchor, ""])
+            continue
+        row, line = found
+        used.append(line)
+        own = f"{row['per_cpu_second']:,.0f}" if "per_cpu_second" in row else ""
+        rows.append([*cells, f"{row['per_second']:,.0f}", own, anchor, origin(line)])
+    head = ["scenes", "device", "at once", "rays per pixel", "images/s"]
+    head += ["per second of CPU time", "others, bars", "from"]
+    return section("Rendering", head, rows, commands(used, missing))
+
+
+def scenes_section(labels: Sequence[Line], transfer: Sequence[Line]) -> str:
+    """Returns how true generated towers are: to physics, and to genuine pictures."""
+    rows, used = [], []
+    for line in newest(labels, "shapes"):
+        used.append(line)
+        what = f"labels that MuJoCo confirms, {line['towers']:,} towers ({line['shapes']})"
+        rows.append([what, f"{line['agreement']:.1%}", "98% (bar)", origin(line)])
+    for line in newest(transfer, "textures")[-1:]:
+        used.append(line)
+        for name in ("generated", "genuine"):
+            what = f"height named by a CNN that saw generated towers only: on {name} ones"
+            rows.append([what, f"{line[name]['accuracy']:.1%}", "", origin(line)])
+        rows.append(["ratio of the two", f"{line['ratio']:.1%}", "85% (bar)", origin(line)])
+    missing = [] if labels else ["python -m benchmarks.tower_labels --towers 1000"]
+    if not transfer:
+        missing.append(
+            "python -m benchmarks.tower_transfer --genuine shapestacks_real_2000_64px.npz"
+        )
+    head = ["towers", "here", "aim", "from"]
+    return section("Generated towers", head, rows, commands(used, missing))
+
+
+def metrics_section(lines: Sequence[Line]) -> str:
+    """Returns how much faster the batched ARI is than scikit-learn's."""
+    measured = newest(lines, "batch", "device")
+    rows = [
+        [
+            f"{line['batch']} images",
+            f"{line['scikit_learn_ms']:.1f}",
+            f"{line['ours_ms']:.2f}",
+            f"{line['speedup']:.1f}",
+            "10 (bar)",
+            origin(line),
+        ]
+        for line in measured
+    ]
+    head = ["ARI-FG", "scikit-learn, ms", "here, ms", "times faster", "aim", "from"]
+    missing = [] if measured else ["python -m benchmarks.metrics_speed --batch 256"]
+    return section("Metrics", head, rows, commands(measured, missing))
+
+
+def _speed(row: Line, unit: str) -> str:
+    if unit == "latency ms":
+        return f"{row['latency_ms']:.3f}"
+    if unit == "of floor":
+        return f"{row['of_floor']:.0%} ({row['per_second']:.1f} frames/s)"
+    if unit == "overhead":
+        return f"{row['overhead']:.1%}"
+    return f"{row['per_second']:,.0f}"
