@@ -48,7 +48,7 @@ class SlotExtractor(BaseFeaturesExtractor):
     ):
         slots, size = _slot_shape(observation_space, num_slots)
         made = make_head(head, slots, size, **options)
-        super().__init__(observation_space, int(made.features_dim))
+        super().__init__(observation_space, made.features_dim)
         self.num_slots = slots
         self.head = made
 
@@ -92,7 +92,7 @@ class FineTuningExtractor(BaseFeaturesExtractor):
                 f"{observation_space.shape}; resize them with gymnasium.wrappers.ResizeObservation"
             )
         made = make_head(head, model.num_slots, model.slot_dim, **options)
-        super().__init__(observation_space, int(made.features_dim))
+        super().__init__(observation_space, made.features_dim)
         self.model, self.head = model, made
         self.train()
 

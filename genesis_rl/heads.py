@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 
-class ConcatMlp(nn.Module):
+class Head(nn.Module):
+    """Maps slots `[B, K, D]` to features `[B, F]`.
+
+    Attributes:
+        features_dim: F.
+    """
+
+    features_dim: int
+
+
+class ConcatMlp(Head):
     """Reads the slots side by side: the fastest head, and the only one that minds their order.
 
     Args:
@@ -34,7 +44,7 @@ class ConcatMlp(nn.Module):
         return features
 
 
-class DeepSets(nn.Module):
+class DeepSets(Head):
     """The mean of what one network makes of each slot, read by another (Zaheer et al., 2017).
 
     Args:
@@ -62,7 +72,7 @@ class DeepSets(nn.Module):
         return features
 
 
-class RelationNetwork(nn.Module):
+class RelationNetwork(Head):
     """The mean of what one network makes of each ordered pair of slots (Santoro et al., 2017).
 
     Args:
@@ -94,7 +104,7 @@ class RelationNetwork(nn.Module):
         return features
 
 
-class SlotTransformer(nn.Module):
+class SlotTransformer(Head):
     """Slots and a learnt token that attend to each other; the token is read off.
 
     Without positional embedding, which is what makes slots a set.
@@ -127,7 +137,7 @@ class SlotTransformer(nn.Module):
         return features
 
 
-HEADS: dict[str, Callable[..., nn.Module]] = {
+HEADS: dict[str, Callable[..., Head]] = {
     "mlp": ConcatMlp,
     "deepsets": DeepSets,
     "relation": RelationNetwork,
@@ -135,8 +145,8 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_head(name: str, num_slots: int, slot_dim: int, **options: object) -> nn.Module:
-    """Builds a head by its name in `HEADS`; its `features_dim` is F.
+def make_head(name: str, num_slots: int, slot_dim: int, **options: object) -> Head:
+    """Builds a head by its name in `HEADS`.
 
     Raises:
         ValueError: There is no such head.
