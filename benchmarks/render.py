@@ -5,6 +5,7 @@ Every scene is another tower or another room. Scenes lie on the device, images s
 number to compare.
 
     python -m benchmarks.render --device cpu --threads 1 --scenes 64
+    python -m benchmarks.render --stages stack room --picture sheet.png
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 STAGES = ("stack", "room")
 Row = dict[str, Any]
 
+_MASK_COLOURS = (
+    *((230, 80, 70), (80, 180, 90), (80, 120, 230)),
+    *((235, 200, 70), (90, 200, 210), (200, 100, 210)),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
@@ -39,8 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=positive_int, default=64)
     parser.add_argument("--masks", action="store_true", help="draw instance masks as well")
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument("--picture", type=Path, help="write what is drawn there, and stop")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
+    if args.picture:
+        write_sheet(args.picture, args.stages, device, args.size)
+        return
     rows = []
     for stage in args.stages:
         for count in args.scenes:
@@ -95,6 +105,24 @@ def measure(
         draw()
         row["per_cpu_second"] = round(len(scene) / (time.process_time() - started), 1)
     return row
+
+
+def write_sheet(path: Path, stages: Sequence[str], device: torch.device, size: int) -> None:
+    """Writes eight scenes of each stage as a PNG file, images above masks."""
+    import cv2
+    import torch
+
+    colours = torch.tensor([(40, 40, 40), *_MASK_COLOURS], dtype=torch.uint8)
+    bands = []
+    for stage in stages:
+        renderer, scene = scenes(stage, 8, device)
+        images, masks, _ = renderer.render(scene, size, samples=3)
+        bands += [images.cpu(), colours[masks.cpu().int() % len(colours)]]
+    sheet = torch.cat([band.transpose(0, 1).flatten(1, 2) for band in bands])  # [rows, 8 S, 3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), sheet.flip(-1).contiguous().numpy()):
+        raise ValueError(f"--picture must name a picture file such as sheet.png, got {path}")
+    print(f"wrote {path}")
 
 
 def describe(row: Row) -> str:
