@@ -93,8 +93,7 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
     centre = solids.positions() - rays.origin
     cosine, distance = _cone(centre, solids.reach)
     own = rotate(rotation.permute(2, 1, 0)[..., None], centre)  # camera axes; [3, N, P]
-    sight = (rays.own / rays.length)[:, None, None]  # [3, 1, 1, R]
-    pair = _pairs(own[..., None] / distance[..., None], sight, cosine, count)
+    pair = _pairs(solids, own / distance, cosine, (rays.own / rays.length)[:, None])
 
     scene = pair.ray // count
     direction = rays.direction.flatten(1).index_select(1, pair.ray)
@@ -164,17 +163,15 @@ def pairs_along(solids: Primitives, point: Tensor, towards: Tensor) -> Pairs:
         point: `[3, N, R]`.
         towards: `[3, N]` their unit direction, upwards.
     """
-    count = point.shape[2]
     lean_x, lean_y = (towards[:2] / towards[2])[..., None]  # [N, 1] each
     x, y = point[0] - point[2] * lean_x, point[1] - point[2] * lean_y
     centre = solids.positions()
     a, b = centre[0] - centre[2] * lean_x, centre[1] - centre[2] * lean_y  # [N, P]
     # (x - a)^2 + (y - b)^2 < reach^2, as a product of what is known of points and of spheres.
     reach = solids.reach / towards[2, :, None]
-    known = torch.stack([2 * a, 2 * b, -torch.ones_like(a)])[..., None]
-    points = torch.stack([x, y, x * x + y * y])[:, :, None]
-    bound = a * a + b * b - reach * reach
-    return _pairs(known, points, torch.where(reach > 0, bound, math.inf), count)
+    known = torch.stack([2 * a, 2 * b, -torch.ones_like(a)])
+    points = torch.stack([x, y, x * x + y * y])
+    return _pairs(solids, known, a * a + b * b - reach * reach, points)
 
 
 def pairs_from(solids: Primitives, point: Tensor, light: Tensor) -> Pairs:
@@ -185,12 +182,11 @@ def pairs_from(solids: Primitives, point: Tensor, light: Tensor) -> Pairs:
         point: `[3, N, R]`.
         light: `[3, N, 1]` the place.
     """
-    count = point.shape[2]
     centre = solids.positions() - light
     cosine, distance = _cone(centre, solids.reach)
     sight = point - light
     sight = sight / dot(sight, sight).sqrt().clamp(min=1e-6)
-    return _pairs(centre[..., None] / distance[..., None], sight[:, :, None], cosine, count)
+    return _pairs(solids, centre / distance, cosine, sight)
 
 
 def _cone(centre: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,15 +195,28 @@ def _cone(centre: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
     sine = reach / distance
     cosine = (1 - sine * sine).clamp(min=0).sqrt()
     cosine = torch.where(sine < 1, cosine, -2)  # from inside, every ray meets it
-    return torch.where(reach > 0, cosine, 2), distance.clamp(min=1e-6)
+    return cosine, distance.clamp(min=1e-6)
 
 
-def _pairs(known: Tensor, features: Tensor, bound: Tensor, count: int) -> Pairs:
-    """The pairs whose scalar product of `[3, N, P, 1]` and `[3, N, 1, R]` is above `[N, P]`."""
-    product = known[0] * features[0]
-    product = product.addcmul_(known[1], features[1]).addcmul_(known[2], features[2])
-    scene, primitive, ray = (product > bound[..., None]).nonzero().unbind(1)
-    return Pairs(scene * count + ray, scene * bound.shape[1] + primitive)
+def _pairs(solids: Primitives, known: Tensor, bound: Tensor, features: Tensor) -> Pairs:
+    """The pairs of a primitive and a ray of its scene whose scalar product is above a bound.
+
+    Args:
+        solids: Of N scenes.
+        known: `[3, N, P]`, of the primitives.
+        bound: `[N, P]`.
+        features: `[3, N, R]`, of the rays; `[3, 1, R]` if they are the same in all scenes.
+    """
+    per_scene, count = bound.shape[1], features.shape[2]
+    solid = (solids.reach > 0).flatten().nonzero()[:, 0]  # [Q], those that are there
+    scene = solid // per_scene
+    a, b, c = known.flatten(1).index_select(1, solid)[..., None]  # [Q, 1] each
+    if features.shape[1] > 1:
+        features = features.index_select(1, scene)
+    product = (a * features[0]).addcmul_(b, features[1]).addcmul_(c, features[2])  # [Q, R]
+    bound = bound.flatten().index_select(0, solid)[:, None]
+    row, ray = (product > bound).nonzero().unbind(1)
+    return Pairs(scene.index_select(0, row) * count + ray, solid.index_select(0, row))
 
 
 def _entries(solids: Primitives, solid: Tensor, origin: Tensor, direction: Tensor) -> Tensor:

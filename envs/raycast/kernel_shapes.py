@@ -17,7 +17,7 @@ from envs.solids import SOLIDS
 _KINDS = {name: tl.constexpr(SOLIDS.index(name)) for name in SOLIDS}
 SPHERE, BOX, CYLINDER = _KINDS["sphere"], _KINDS["box"], _KINDS["cylinder"]
 CAPSULE, CONE = _KINDS["capsule"], _KINDS["cone"]
-ICOSAHEDRON, PRISM = _KINDS["icosahedron"], _KINDS["prism"]
+ICOSAHEDRON, TRIANGLE = _KINDS["icosahedron"], _KINDS["triangle"]
 
 _INFINITY = tl.constexpr(float("inf"))
 _TINY = tl.constexpr(1e-12)
@@ -48,8 +48,8 @@ def entry(kind, ox, oy, oz, dx, dy, dz, sx, sy, sz):
         t = _cone(ox, oy, oz, dx, dy, dz, sx, sz)
     if kind == ICOSAHEDRON:
         t = _icosahedron(ox, oy, oz, dx, dy, dz, sx * _INNER)
-    if kind == PRISM:
-        t = _prism(ox, oy, oz, dx, dy, dz, sx, sz)
+    if kind == TRIANGLE:
+        t = _triangle(ox, oy, oz, dx, dy, dz, sx, sy)
     return t
 
 
@@ -78,8 +78,8 @@ def normal(kind, x, y, z, sx, sy, sz):
         nz = tl.where(on_base, -1.0, slope * out)
     if kind == ICOSAHEDRON:
         nx, ny, nz = _icosahedron_normal(x, y, z)
-    if kind == PRISM:
-        nx, ny, nz = _prism_normal(x, y, z, sx, sz)
+    if kind == TRIANGLE:
+        nx, ny, nz = _triangle_normal(x, y, z, sx, sy)
     per_length = 1 / tl.sqrt(tl.maximum(nx * nx + ny * ny + nz * nz, 1e-30))
     return nx * per_length, ny * per_length, nz * per_length
 
@@ -185,36 +185,47 @@ def _icosahedron_normal(x, y, z):
 
 
 @triton.jit
-def _side(near, far, o, d, half):
-    """A half-space: the side of a prism whose normal the ray advances by d along."""
-    step = tl.where(tl.abs(d) < _TINY, _TINY, d)
-    t = (half - o) / step
-    near = tl.where(step < 0, tl.maximum(near, t), near)
-    return near, tl.where(step > 0, tl.minimum(far, t), far)
+def _other(near, far, start, step, other_start, other_step):
+    """The half-space in which a rod of a triangle is further out than another."""
+    closing = other_step - step
+    closing = tl.where(tl.abs(closing) < _TINY, _TINY, closing)
+    t = (start - other_start) / closing
+    near = tl.where(closing < 0, tl.maximum(near, t), near)
+    return near, tl.where(closing > 0, tl.minimum(far, t), far)
 
 
 @triton.jit
-def _prism(ox, oy, oz, dx, dy, dz, radius, half):
-    near, far = _slab(oz, dz, half)
-    near, far = _side(near, far, -oy, -dy, radius / 2)
-    a, b = _HALF_ROOT_3 * ox + 0.5 * oy, _HALF_ROOT_3 * dx + 0.5 * dy
-    near, far = _side(near, far, a, b, radius / 2)
-    a, b = 0.5 * oy - _HALF_ROOT_3 * ox, 0.5 * dy - _HALF_ROOT_3 * dx
-    near, far = _side(near, far, a, b, radius / 2)
+def _rod(y, dy, depth, middle, start, step, start_1, step_1, start_2, step_2):
+    """One rod of a triangle: an elliptic cylinder, cut off where the others begin."""
+    a, b = 2 * (start - middle) / depth, 2 * step / depth
+    c, d = y / depth, dy / depth
+    along = tl.maximum(b * b + d * d, _TINY)
+    nearest = -(a * b + c * d) / along
+    a, c = a + nearest * b, c + nearest * d
+    inside = 1 - a * a - c * c
+    reach = tl.sqrt(tl.maximum(inside / along, 0.0))
+    near, far = nearest - reach, tl.where(inside > 0, nearest + reach, -_INFINITY)
+    near, far = _other(near, far, start, step, start_1, step_1)
+    near, far = _other(near, far, start, step, start_2, step_2)
     return tl.where(near < far, near, _INFINITY)
 
 
 @triton.jit
-def _prism_normal(x, y, z, radius, half):
-    front = -y - radius / 2
-    right = _HALF_ROOT_3 * x + 0.5 * y - radius / 2
-    left = 0.5 * y - _HALF_ROOT_3 * x - radius / 2
-    end = tl.abs(z) - half
-    top = tl.maximum(tl.maximum(front, right), tl.maximum(left, end))
-    on_end = end == top
-    on_front = (front == top) & (end < top)
-    on_right = (right == top) & (end < top) & (front < top)
-    nx = tl.where(on_front, 0.0, tl.where(on_right, _HALF_ROOT_3, -_HALF_ROOT_3))
-    ny = tl.where(on_front, -1.0, 0.5)
-    nx, ny = tl.where(on_end, 0.0, nx), tl.where(on_end, 0.0, ny)
-    return nx, ny, tl.where(on_end, tl.where(z < 0, -1.0, 1.0), 0.0)
+def _triangle(ox, oy, oz, dx, dy, dz, radius, depth):
+    middle = (radius - depth) / 2
+    a, da = -oz, -dz
+    b, db = _HALF_ROOT_3 * ox + 0.5 * oz, _HALF_ROOT_3 * dx + 0.5 * dz
+    c, dc = 0.5 * oz - _HALF_ROOT_3 * ox, 0.5 * dz - _HALF_ROOT_3 * dx
+    t = _rod(oy, dy, depth, middle, a, da, b, db, c, dc)
+    t = tl.minimum(t, _rod(oy, dy, depth, middle, b, db, c, dc, a, da))
+    return tl.minimum(t, _rod(oy, dy, depth, middle, c, dc, a, da, b, db))
+
+
+@triton.jit
+def _triangle_normal(x, y, z, radius, depth):
+    a, b, c = -z, _HALF_ROOT_3 * x + 0.5 * z, 0.5 * z - _HALF_ROOT_3 * x
+    on_a = (a >= b) & (a >= c)
+    on_b = (b >= c) & (a < b)
+    slope = 4 * (tl.maximum(a, tl.maximum(b, c)) - (radius - depth) / 2)
+    side = tl.where(on_b, _HALF_ROOT_3, -_HALF_ROOT_3)
+    return tl.where(on_a, 0.0, slope * side), y * 1.0, slope * tl.where(on_a, -1.0, 0.5)

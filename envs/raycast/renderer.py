@@ -238,7 +238,7 @@ class View:
         dark = look.shadowed(self.solids, start)
 
         light = look.on_planes(behind, rays, dark)
-        colour = self._textured(behind, light, samples).clamp_(max=1)
+        colour = self._textured(behind, light, samples)
         sky = behind.sky.flatten().nonzero()[:, 0]
         sight = rays.direction.flatten(1).index_select(1, sky) / rays.length[sky % per_scene]
         colour.index_copy_(0, sky, _rows(look.sky(sight)))
@@ -259,13 +259,17 @@ class View:
         return torch.stack([x.clamp(-half, half), y.clamp(-half, half), z.clamp(min=LIFT)])
 
     def _textured(self, behind: PlaneHits, light: Tensor, samples: int) -> Tensor:
-        """`[N * R, 4]`: the room's textures, times the light."""
+        """`[N * R, 4]`: the room's textures, times the light; 0 in the sky."""
         u, v = texture_place(self.look.planes, behind)
         between = 2 * math.tan(math.radians(self.scene.camera.fovy) / 2) / (self.size * samples)
         scale = between * self._texels_per_unit()
         footprint = pick(scale, behind.plane) * behind.distance / behind.cosine.clamp(min=0.01)
         first = pick(self.first_texel, behind.row)
-        return self.atlas.sample(*(x.flatten() for x in (first, u, v, footprint, light)))
+        shown = (~behind.sky).flatten().nonzero()[:, 0]
+        colour = torch.zeros(behind.sky.numel(), 4, device=light.device)
+        numbers = (first, u, v, footprint, light)
+        sampled = self.atlas.sample(*(x.flatten().index_select(0, shown) for x in numbers))
+        return colour.index_copy_(0, shown, sampled.clamp_(max=1))
 
     def _measure(self, out: Rendering, behind: PlaneHits, solids: Hits, samples: int) -> None:
         """Writes masks and depth, from rays of which some go through the pixels' centres."""

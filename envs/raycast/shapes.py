@@ -30,8 +30,11 @@ ICOSAHEDRON_AXES = tuple(tuple(c / 3**0.5 for c in axis) for axis in _ICOSAHEDRO
 ICOSAHEDRON_INNER = math.sqrt((5 + 2 * 5**0.5) / 15)
 """Radius of the inscribed sphere, for a circumscribed one of 1."""
 
-PRISM_AXES = ((0.0, -1.0), (3**0.5 / 2, 0.5), (-(3**0.5) / 2, 0.5))
-"""Outward normals of the three sides, which are half a radius away; a corner points to +y."""
+TRIANGLE_AXES = ((0.0, -1.0), (3**0.5 / 2, 0.5), (-(3**0.5) / 2, 0.5))
+"""From the middle of a triangle to its rods, as x and z.
+
+The rods meet in round sections, whose radius is half the depth: along the rods they are ellipses,
+half as thick in the triangle's plane as across it."""
 
 
 def bounding_radius(kind: Tensor, size: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def bounding_radius(kind: Tensor, size: Tensor) -> Tensor:
         "capsule": x + z,
         "cone": flat,
         "icosahedron": whole,
-        "prism": flat,
+        "triangle": whole,
     }
     return torch.stack([by_kind[name] for name in SOLIDS]).gather(0, kind[None])[0]
 
@@ -132,15 +135,29 @@ def _icosahedron(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
     return _if(near < far, near)
 
 
-def _prism(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
-    near, far = _slab(origin[2], direction[2], size[2])
-    for axis in PRISM_AXES:
-        to_go = size[0] / 2 - _along(axis, origin)
-        step = _not_zero(_along(axis, direction))
-        t = to_go / step
-        near = torch.where(step < 0, torch.maximum(near, t), near)
-        far = torch.where(step > 0, torch.minimum(far, t), far)
-    return _if(near < far, near)
+def _triangle(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
+    depth, middle = size[1], (size[0] - size[1]) / 2  # of a rod: half its depth, its axis
+    starts, steps = ([_outwards(axis, v) for axis in TRIANGLE_AXES] for v in (origin, direction))
+    nearest = torch.full_like(depth, math.inf)
+    for k in range(3):
+        a, b = 2 * (starts[k] - middle) / depth, 2 * steps[k] / depth
+        near, far = _disc(a, origin[1] / depth, b, direction[1] / depth)
+        for j in {0, 1, 2} - {k}:  # the other rods begin where it is as far out along them
+            step = _not_zero(steps[j] - steps[k])
+            t = (starts[k] - starts[j]) / step
+            near = torch.where(step < 0, torch.maximum(near, t), near)
+            far = torch.where(step > 0, torch.minimum(far, t), far)
+        nearest = torch.minimum(nearest, _if(near < far, near))
+    return nearest
+
+
+def _disc(x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Where x^2 + y^2 < 1; nowhere, if the second number is below the first."""
+    along = (dx * dx + dy * dy).clamp(min=_TINY)
+    middle = -(x * dx + y * dy) / along
+    inside = 1 - (x + middle * dx) ** 2 - (y + middle * dy) ** 2
+    reach = (inside / along).clamp(min=0).sqrt()
+    return middle - reach, torch.where(inside > 0, middle + reach, -math.inf)
 
 
 def _slab(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,8 +172,11 @@ def _not_zero(x: Tensor) -> Tensor:
 
 
 def _along(axis: tuple[float, ...], vector: Tensor) -> Tensor:
-    total = axis[0] * vector[0] + axis[1] * vector[1]
-    return total + axis[2] * vector[2] if len(axis) == 3 else total
+    return axis[0] * vector[0] + axis[1] * vector[1] + axis[2] * vector[2]
+
+
+def _outwards(axis: tuple[float, float], vector: Tensor) -> Tensor:
+    return axis[0] * vector[0] + axis[1] * vector[2]
 
 
 def _if(hit: Tensor, t: Tensor) -> Tensor:
@@ -204,11 +224,12 @@ def _icosahedron_normal(point: Tensor, size: Tensor) -> Tensor:
     return axes[face].t() * heights.gather(0, face[None])[0].sign()
 
 
-def _prism_normal(point: Tensor, size: Tensor) -> Tensor:
-    above = [_along(axis, point) - size[0] / 2 for axis in PRISM_AXES]
-    face = torch.stack([*above, point[2].abs() - size[2]]).argmax(0)
-    sides = torch.tensor([*PRISM_AXES, (0.0, 0.0)], device=point.device)[face].t()  # [2, M]
-    return torch.stack([sides[0], sides[1], point[2].sign() * (face == 3)])
+def _triangle_normal(point: Tensor, size: Tensor) -> Tensor:
+    axes = torch.tensor(TRIANGLE_AXES, device=point.device)
+    out, rod = torch.stack([_outwards(axis, point) for axis in TRIANGLE_AXES]).max(0)
+    slope = 4 * (out - (size[0] - size[1]) / 2)  # the ellipse is half as thick in the plane
+    x, z = axes[rod].t()
+    return unit(torch.stack([slope * x, point[1], slope * z]))
 
 
 _ENTRY: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -218,7 +239,7 @@ _ENTRY: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "capsule": _capsule,
     "cone": _cone,
     "icosahedron": _icosahedron,
-    "prism": _prism,
+    "triangle": _triangle,
 }
 _NORMAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sphere": _sphere_normal,
@@ -227,5 +248,5 @@ _NORMAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "capsule": _capsule_normal,
     "cone": _cone_normal,
     "icosahedron": _icosahedron_normal,
-    "prism": _prism_normal,
+    "triangle": _triangle_normal,
 }
