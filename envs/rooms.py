@@ -42,9 +42,8 @@ _SIZES = {
     "capsule": ((0.2, 0.36), (0.2, 0.36), (0.525, 0.525)),
     "cone": ((0.36, 0.36), (0.36, 0.36), (0.365, 0.365)),
     "icosahedron": ((0.425, 0.425),) * 3,
-    "triangle": ((0.69, 0.69), (0.14, 0.14), (0.6, 0.6)),
+    "triangle": ((0.693, 0.693), (0.207, 0.207), (0.6, 0.6)),
 }
-_ROD_RADIUS = _SIZES["triangle"][1][0]
 _TRIANGLE_ROOM = 0.55
 _SATURATION = (0.75, 1.0)
 _LIGHT = ((1.5, 3.4), (1.5, 3.4), (6.3, 6.8))  # where the light may be: |x|, |y| and z
@@ -145,44 +144,22 @@ def room_scene(rooms: Rooms, camera: Camera) -> SolidScene:
 
 
 def _solids(rooms: Rooms) -> Solids:
-    """Every object as one primitive, but triangles as three: `[B, 3 N]`, empty slots last."""
-    owner = torch.arange(1, MAX_OBJECTS + 1, device=rooms.shape.device) * rooms.present
-    triangle = rooms.shape == ROOM_SHAPES.index("triangle")
-    bodies, rods = _bodies(rooms, owner * ~triangle), _rods(rooms, owner * triangle)
-    pairs = zip(vars(bodies).values(), vars(rods).values(), strict=True)
-    parts = Solids(*(torch.cat(pair, dim=1) for pair in pairs))  # [B, 4 N]
-    order = (parts.owner == 0).to(torch.uint8).argsort(dim=1, stable=True)[:, : 3 * MAX_OBJECTS]
-    row = torch.arange(len(order), device=order.device)[:, None]
-    return Solids(*(value[row, order] for value in vars(parts).values()))
-
-
-def _bodies(rooms: Rooms, owner: Tensor) -> Solids:
-    """The objects as primitives of their own shape, standing on the floor: `[B, N]`."""
-    kind = _tables(owner.device).kind[rooms.shape]
-    height = rooms.size[..., 2]
+    """Every object as a primitive of its own shape, standing on the floor: `[B, N]`."""
+    width, depth, height = rooms.size.unbind(-1)
+    is_capsule, is_triangle = (rooms.shape == ROOM_SHAPES.index(s) for s in ("capsule", "triangle"))
     # A capsule's lower cap is sunk in the floor: what stands on it has straight sides.
-    sunk = (rooms.shape == ROOM_SHAPES.index("capsule")) * rooms.size[..., 0] / 2
-    half, radii = (height - sunk)[..., None], rooms.size[..., :2]
-    position = torch.cat([rooms.place, half], dim=-1)
-    size = torch.cat([radii, half], dim=-1)
-    return Solids(kind, size, position, _upright(rooms.yaw), rooms.colour, owner)
-
-
-def _rods(rooms: Rooms, owner: Tensor) -> Solids:
-    """Three rods for every object, between the corners of an upright triangle: `[B, 3 N]`."""
-    upright = _upright(rooms.yaw)  # [B, N, 3, 3]
-    tables = _tables(owner.device)
-    floor = torch.cat([rooms.place, torch.zeros_like(rooms.place[..., :1])], dim=-1)
-    radii = torch.full_like(tables.half, _ROD_RADIUS)
-    offset = (upright[:, :, None] @ tables.middle[..., None])[..., 0]  # [B, N, 3 rods, 3]
-    shape = (*owner.shape, 3)
+    half = height - torch.where(is_capsule, width / 2, 0)
+    radius = height * 4 / 3  # of a triangle: its centre is at a third of its height
+    middle = torch.where(is_triangle, radius / 2, half)
+    standing = torch.stack([width, depth, half], dim=-1)
+    framed = torch.stack([radius, depth, radius], dim=-1)
     return Solids(
-        kind=torch.full(shape, SOLIDS.index("capsule"), device=owner.device).flatten(1),
-        size=torch.stack([radii, radii, tables.half], dim=-1).expand(*shape, 3).flatten(1, 2),
-        position=(floor[:, :, None] + offset).flatten(1, 2),
-        rotation=(upright[:, :, None] @ tables.axes).flatten(1, 2),
-        colour=rooms.colour[:, :, None].expand(*shape, 3).flatten(1, 2),
-        owner=owner[..., None].expand(shape).flatten(1),
+        kind=_tables(rooms.shape.device).kind[rooms.shape],
+        size=torch.where(is_triangle[..., None], framed, standing),
+        position=torch.cat([rooms.place, middle[..., None]], dim=-1),
+        rotation=_upright(rooms.yaw),
+        colour=rooms.colour,
+        owner=torch.arange(1, MAX_OBJECTS + 1, device=rooms.shape.device) * rooms.present,
     )
 
 
@@ -256,32 +233,16 @@ class _Tables(NamedTuple):
         kind: `[7]` int64, the primitive that a shape is, an index into `SOLIDS`.
         sizes: `[7, 3, 2]`, the smallest and the largest half size of every shape.
         light: `[3, 2]`, where the light may be.
-        middle: `[3, 3]`, the middles of a triangle's rods, in its x-z plane, standing on z = 0.
-        axes: `[3, 3, 3]`, own axes of the rods to those of the triangle.
-        half: `[3]`, half lengths of the rods, without the caps.
     """
 
     kind: Tensor
     sizes: Tensor
     light: Tensor
-    middle: Tensor
-    axes: Tensor
-    half: Tensor
 
 
 @lru_cache(maxsize=16)
 def _tables(device: torch.device) -> _Tables:
     with torch.inference_mode(False):  # they outlive the caller's mode
-        kind = [SOLIDS.index(shape) if shape in SOLIDS else 0 for shape in ROOM_SHAPES]
+        kind = torch.tensor([SOLIDS.index(shape) for shape in ROOM_SHAPES])
         sizes = torch.tensor([_SIZES[shape] for shape in ROOM_SHAPES])
-        width, height = 2 * sizes[-1, 0, 0].item(), 2 * sizes[-1, 2, 0].item()
-        side, radius = width / 2 - _ROD_RADIUS, _ROD_RADIUS
-        corners = torch.tensor([[-side, 0, radius], [side, 0, radius], [0, 0, height - radius]])
-        rods = corners.roll(-1, dims=0) - corners
-        half = rods.norm(dim=-1) / 2
-        along, across = rods / (2 * half[:, None]), torch.tensor([[0.0, 1.0, 0.0]]).expand(3, 3)
-        axes = torch.stack([torch.linalg.cross(across, along), across, along], dim=-1)
-        tables = _Tables(
-            torch.tensor(kind), sizes, torch.tensor(_LIGHT), corners + rods / 2, axes, half
-        )
-        return _Tables(*(table.to(device) for table in tables))
+        return _Tables(*(table.to(device) for table in (kind, sizes, torch.tensor(_LIGHT))))

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-SOLIDS = ("sphere", "box", "cylinder", "capsule", "cone", "icosahedron", "prism")
+SOLIDS = ("sphere", "box", "cylinder", "capsule", "cone", "icosahedron", "triangle")
 """The primitives, by kind number."""
 
 _Rows = TypeVar("_Rows", bound="_Batch")
@@ -62,8 +62,10 @@ class Solids(_Batch):
     Attributes:
         kind: `[B, P]` int64, an index into `SOLIDS`.
         size: `[B, P, 3]` float32 half sizes: sphere (radius x 3), or the radii of an ellipsoid; box
-            (x, y, z); cylinder, cone and prism (radius, radius, half height); capsule (radius,
-            radius, half length of the part between the caps); icosahedron (circumradius x 3).
+            (x, y, z); cylinder and cone (radius, radius, half height); capsule (radius, radius,
+            half length of the part between the caps); icosahedron (circumradius x 3); triangle
+            (circumradius, half depth, circumradius): an upright frame of three mitred rods in its
+            x-z plane, a corner at +z.
         position: `[B, P, 3]` float32, the centre.
         rotation: `[B, P, 3, 3]` float32, own axes to world.
         colour: `[B, P, 3]` float32 RGB in [0, 1].

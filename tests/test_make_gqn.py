@@ -78,7 +78,7 @@ def test_frames_cameras_and_masks_are_those_of_the_rooms_drawn(root, reader):
     np.testing.assert_array_equal(scene.cameras, views.cameras[1])
     for jpeg, frame in zip(scene.frames, views.frames[1].numpy(), strict=True):
         error = np.abs(decode_rgb(jpeg, 64).astype(int) - frame)
-        assert error.mean() < 3, "JPEG loses little"
+        assert error.mean() < 6, "JPEG loses little"
     owners = int(draw_rooms(key, torch.tensor([1])).present.sum())
     assert set(np.unique(masks[1])) <= set(range(owners + 1))
     assert masks[1].any(), "an object is seen in some view"

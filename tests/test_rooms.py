@@ -93,13 +93,11 @@ def test_colours_are_vivid_and_of_every_hue(rooms):
         assert third == pytest.approx(1 / 3, abs=0.02)
 
 
-def test_only_triangles_have_more_than_one_primitive(rooms, solids):
-    for number in range(3):
-        parts = (solids.owner == number + 1).sum(dim=1)
-        triangle = standing(rooms, "triangle")[:, number]
-        expected = torch.where(triangle, 3, 1) * rooms.present[:, number]
-        assert torch.equal(parts, expected)
-    assert ((solids.owner[:, :-1] > 0) >= (solids.owner[:, 1:] > 0)).all(), "empty slots are last"
+def test_object_n_is_primitive_n_and_absent_ones_are_empty_slots(rooms, solids):
+    assert torch.equal(solids.owner, torch.tensor([1, 2, 3]) * rooms.present)
+    assert [SOLIDS[k] for k in solids.kind[:200][rooms.present[:200]].tolist()] == [
+        ROOM_SHAPES[k] for k in rooms.shape[:200][rooms.present[:200]].tolist()
+    ]
 
 
 def test_everything_that_is_stored_is_finite_and_every_rotation_proper(solids):
@@ -111,36 +109,26 @@ def test_everything_that_is_stored_is_finite_and_every_rotation_proper(solids):
     assert (torch.det(solids.rotation) > 0.99).all()
 
 
-def test_every_shape_is_the_primitive_of_its_name_and_stands_on_the_floor(rooms, solids):
-    for number in range(3):
-        first = (solids.owner == number + 1).int().argmax(dim=1)
-        rows = torch.arange(len(first))
-        kind, size = solids.kind[rows, first], solids.size[rows, first]
-        bottom = solids.position[rows, first, 2] - size[:, 2]
-        for shape in set(ROOM_SHAPES) & set(SOLIDS):
-            mine = standing(rooms, shape)[:, number]
-            assert (kind[mine] == SOLIDS.index(shape)).all()
-            assert bottom[mine].abs().max() < 1e-6
+def test_everything_stands_on_the_floor_and_is_as_high_as_its_size_says(rooms, solids):
+    bottom, top = solids.position[..., 2] - solids.size[..., 2], 2 * rooms.size[..., 2]
+    for shape in {*ROOM_SHAPES} - {"capsule", "triangle"}:
+        mine = standing(rooms, shape)
+        assert bottom[mine].abs().max() < 1e-6
+        torch.testing.assert_close(2 * solids.size[mine][:, 2], top[mine])
 
 
 def test_a_capsule_shows_its_upper_cap_alone(rooms, solids):
     """Its straight part begins at the floor; the height is that of the upper cap's top."""
-    capsules = (solids.kind == SOLIDS.index("capsule")) & (solids.rotation[..., 2, 2] == 1)
-    capsules &= solids.owner > 0
-    radius, half = solids.size[capsules][:, 0], solids.size[capsules][:, 2]
-    torch.testing.assert_close(2 * half + radius, torch.full_like(half, 1.05))
+    size = solids.size[standing(rooms, "capsule")]
+    torch.testing.assert_close(2 * size[:, 2] + size[:, 0], torch.full((len(size),), 1.05))
 
 
-def test_the_rods_of_a_triangle_form_a_closed_frame_that_stands_on_the_floor(rooms, solids):
-    room = standing(rooms, "triangle")[:, 0].nonzero()[0, 0]
-    rods = (solids.owner[room] == 1).nonzero()[:, 0]
-    along = solids.rotation[room, rods, :, 2] * solids.size[room, rods, 2:]
-    ends, starts = solids.position[room, rods] + along, solids.position[room, rods] - along
-    torch.testing.assert_close(ends, starts.roll(-1, 0))
-    radius = solids.size[room, rods, 0]
-    assert (torch.cat([ends, starts])[:, 2].amin() - radius).abs().max() < 1e-6
-    lengths = solids.size[room, rods, 2]
-    torch.testing.assert_close(lengths, lengths.mean().expand(3), rtol=0.03, atol=0)
+def test_a_triangle_is_equilateral_and_stands_on_one_side(rooms, solids):
+    mine = standing(rooms, "triangle")
+    radius, height = solids.size[mine][:, 0], solids.position[mine][:, 2]
+    torch.testing.assert_close(height, radius / 2)
+    torch.testing.assert_close(rooms.size[mine][:, 2] * 2, 1.5 * radius)
+    torch.testing.assert_close(rooms.size[mine][:, 0], radius * 3**0.5 / 2, rtol=1e-3, atol=0)
 
 
 def test_the_camera_stands_on_its_ring_and_faces_the_axis():
