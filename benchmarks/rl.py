@@ -1,12 +1,13 @@
 """RL: does an agent learn faster, or further, from slots than from pixels, and how far from truth?
 
 Protocol: after OCRL (Yoon et al., ICML 2023). Stable-Baselines3's PPO on each representation with
-the same settings: the true state, NatureCNN end to end on pixels, the slots of a frozen GENESIS,
-and the slots of an untrained one. Every policy, the random one included, plays the same evaluation
-episodes. Each (representation, seed) is a row with a folder of its own; `--resume` skips those that
-are finished.
+the same settings: the true state, NatureCNN end to end on pixels, the latents of a frozen VAE, the
+slots of a frozen GENESIS, and those of an untrained one. Every policy, the random one included,
+plays the same evaluation episodes. Each (task, representation, head, seed) is a row with a folder
+of its own; a row that fails is reported and left out, and `--resume` skips those that are finished.
 
     python -m benchmarks.rl --representations state genesis --seeds 0 1 2 --steps 500000
+    python -m benchmarks.rl --env-id GenesisRL/SpritePush-v0 --heads mlp transformer
     python -m benchmarks.rl --report
     python -m benchmarks.rl --quick
 """
@@ -17,7 +18,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,13 @@ from benchmarks.common import (
     argument_parser,
     positive_int,
     prepare_device,
-    read_lines,
     run_cli,
     save_result,
 )
+from benchmarks.rl_report import REPRESENTATIONS, read_rows, report, slug
 
-# As in `rl_training`, which takes seconds to import.
-REPRESENTATIONS = ("state", "cnn", "genesis", "random-genesis")
+ENVIRONMENT = "GenesisRL/SpriteGoal-v0"
+HEADS = ("mlp", "deepsets", "relation", "transformer")  # genesis_rl.heads takes seconds to import
 # Reaching a single object in few steps can be learnt from a few thousand frames.
 QUICK = {
     "normalise": True,  # latents differ in spread by orders of magnitude
@@ -48,6 +50,7 @@ QUICK = {
     "evaluate_every": 1_000_000,  # before and after
     "episodes": 24,
     "env_options": {"num_objects": 1, "max_episode_steps": 12},
+    "transfer": {},
 }
 
 Row = dict[str, Any]
@@ -55,12 +58,37 @@ Row = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
+    args = _parser().parse_args(argv)
+    args.env_options = dict(args.env_options)
+    args.transfer = {f"{name}={value}": {name: value} for name, value in args.transfer}
+    if args.quick:
+        apply_quick(args)
+    picture = args.picture or args.out / "curve.png"
+    if args.report:
+        report(read_rows(args.results_dir, args.env_id), picture)
+    else:
+        args.env_id = args.env_id or [ENVIRONMENT]
+        train(args, picture, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argument_parser(__doc__)
-    parser.add_argument("--env-id", default="GenesisRL/SpriteGoal-v0")
+    parser.add_argument("--env-id", nargs="+", help=f"tasks (default: {ENVIRONMENT})")
     parser.add_argument(
-        "--representations", nargs="+", choices=REPRESENTATIONS, default=list(REPRESENTATIONS)
+        "--representations",
+        nargs="+",
+        choices=REPRESENTATIONS,
+        help="default: all; vae only with --vae-checkpoint",
+    )
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        choices=HEADS,
+        default=["mlp"],
+        help="what reads the state, or the slots; others than mlp leave cnn and vae out",
     )
     parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
+    parser.add_argument("--vae-checkpoint", help="folder of a bd_vae or dc_vae, for vae")
     parser.add_argument("--latents", choices=("both", "mask", "component"), default="both")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=positive_int, default=2_000_000, help="of the environment")
@@ -75,20 +103,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--env-options", type=option, nargs="+", default=[], help="such as num_objects=2"
     )
+    parser.add_argument(
+        "--transfer",
+        type=option,
+        nargs="*",
+        default=[("colours", "ood"), ("num_objects", 4)],
+        help="what trained agents are tried in too (default: colours=ood num_objects=4)",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
     parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
     parser.add_argument("--resume", action="store_true", help="skip rows that are finished")
     parser.add_argument("--report", action="store_true", help="only redraw what is in the results")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores, see docs")
-    args = parser.parse_args(argv)
-    args.env_options = dict(args.env_options)
-    if args.quick:
-        apply_quick(args)
-    picture = args.picture or args.out / "curve.png"
-    if args.report:
-        report(read_rows(args.results_dir, args.env_id), args.env_id, picture)
-    else:
-        train(args, picture, argv)
+    return parser
 
 
 def option(text: str) -> tuple[str, Any]:
@@ -106,7 +133,7 @@ def apply_quick(args: Any) -> None:
     """Turns the arguments into the smallest run that still learns: one row, about a minute."""
     for name, value in QUICK.items():
         setattr(args, name, value)
-    args.representations, args.seeds = ["genesis"], args.seeds[:1]
+    args.representations, args.heads, args.seeds = ["genesis"], ["mlp"], args.seeds[:1]
     if args.out == Path("runs/rl"):
         args.out = Path("runs/rl-quick")
     if args.results_dir == RESULTS:  # a taste, not a measurement
@@ -119,14 +146,10 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
     # several times what they save as soon as anything else runs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = prepare_device(args.device, args.threads)
-    from benchmarks.rl_training import evaluate_random, finished, train_row
-    from genesis_rl.checkpoint import checkpoint_sha256
+    from benchmarks.rl_playing import evaluate_random
+    from benchmarks.rl_training import finished
 
-    configs = [
-        (_config(args, name, seed), args.out / _slug(args.env_id) / f"{name}-seed{seed}")
-        for name in args.representations
-        for seed in args.seeds
-    ]
+    configs = plan(args)
     done = {folder: finished(folder) for _, folder in configs if not args.quick}
     kept = [folder for folder, row in done.items() if row]
     if kept and not args.resume:
@@ -136,120 +159,136 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
         )
     for config, folder in configs:  # mistakes show before hours are spent
         check_same(config, done.get(folder), folder)
-        if config.checkpoint is not None:
-            checkpoint_sha256(config.checkpoint)
+    check_encoders([config for config, _ in configs])
 
-    random = evaluate_random(configs[0][0])
-    print(f"random policy: success {random['success']:.2f}, return {random['return']:.2f}")
-    rows = []
+    random: dict[str, Row] = {}
+    for config, _ in configs:
+        if config.env_id not in random:
+            random[config.env_id] = score = evaluate_random(config)
+            print(
+                f"{config.env_id}, random policy: success {score['success']:.2f}, return "
+                f"{score['return']:.2f}"
+            )
+    rows, failed = [], []
     for config, folder in configs:
         row = done.get(folder)
         if row is None:
-            title = f"{config.representation} seed {config.seed}"
-            with _progress(config.steps, title) as progress:
-                row = train_row(config, folder, device=device, progress=progress)
-            row = {**row, "random": random}
-            (folder / "result.json").write_text(json.dumps(row, indent=1) + "\n")
-            stored = {name: value for name, value in row.items() if name != "training_curve"}
-            save_result(
-                "rl", stored, device=device, seed=config.seed, folder=args.results_dir, argv=argv
-            )
+            try:
+                row = train_and_save(config, folder, random[config.env_id], device, args, argv)
+            except Exception:  # whatever a row meets, the next one may do without
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "error.txt").write_text(traceback.format_exc())
+                print(f"{folder} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+                failed.append(folder)
+                continue
         rows.append(row)
-    if args.quick:
+    if rows and args.quick:
         print(quick_report(rows[0]))
-    report(rows, args.env_id, picture)
+    if rows:
+        report(rows, picture)
+    if failed:
+        sys.exit(
+            f"{len(failed)} of {len(configs)} rows failed, see {failed[0] / 'error.txt'}; once "
+            "that is mended, add --resume to train the rest"
+        )
+
+
+def plan(args: Any) -> list[tuple[Any, Path]]:
+    """Returns the rows to train, and the folder of each."""
+    from benchmarks.rl_playing import RowConfig
+
+    names = args.representations
+    if names is None:
+        names = [name for name in REPRESENTATIONS if name != "vae" or args.vae_checkpoint]
+    if "vae" in names and not args.vae_checkpoint:
+        raise ValueError(
+            "representation 'vae' needs --vae-checkpoint; train one with GENESIS's 5 x 80 numbers "
+            "by python pretrain/run.py --config multi_dsprites_bd_vae --latents 400"
+        )
+    kinds = [
+        (name, head)
+        for name in names
+        for head in args.heads
+        if head == "mlp" or name not in ("cnn", "vae")  # which have nothing to attend to
+    ]
+    if not kinds:
+        raise ValueError(f"{' and '.join(names)} can only be read by --heads mlp")
+    checkpoints = {"vae": args.vae_checkpoint, "state": None, "cnn": None}
+    configs = [
+        RowConfig(
+            env_id=env_id,
+            representation=name,
+            seed=seed,
+            steps=args.steps,
+            checkpoint=checkpoints.get(name, str(args.checkpoint)),
+            latents=args.latents if "genesis" in name else "both",
+            head=head,
+            num_envs=args.envs,
+            rollout=args.rollout,
+            batch_size=args.batch_size,
+            epochs=args.epochs,
+            learning_rate=args.learning_rate,
+            evaluate_every=args.evaluate_every,
+            episodes=args.episodes,
+            normalise=args.normalise,
+            env_options=args.env_options or None,
+            variants=args.transfer or None,
+        )
+        for env_id in args.env_id
+        for name, head in kinds
+        for seed in args.seeds
+    ]
+    return [(config, args.out / slug(config.env_id) / _folder(config)) for config in configs]
+
+
+def train_and_save(
+    config: Any, folder: Path, random: Row, device: Any, args: Any, argv: Sequence[str] | None
+) -> Row:
+    """Trains a row, leaves its result in its folder and appends it to the results."""
+    from benchmarks.rl_training import train_row
+    from genesis_rl.durable import replace_file
+
+    title = f"{slug(config.env_id)} {_folder(config)}"
+    with _progress(config.steps, title) as progress:
+        row = train_row(config, folder, device=device, progress=progress)
+    row = {**row, "random": random}
+    stored = {name: value for name, value in row.items() if name != "training_curve"}
+    save_result("rl", stored, device=device, seed=config.seed, folder=args.results_dir, argv=argv)
+    replace_file(folder / "result.json", (json.dumps(row, indent=1) + "\n").encode())
+    return row
+
+
+def check_encoders(configs: Sequence[Any]) -> None:
+    """Refuses encoders that are not what their row says; a VAE of another size is pointed out."""
+    from genesis_rl.encoder import GenesisEncoder
+
+    sizes = {}
+    for config in configs:
+        if config.checkpoint is None or config.representation in sizes:
+            continue
+        encoder = GenesisEncoder.from_checkpoint(config.checkpoint, device="cpu")
+        sizes[config.representation] = encoder.num_slots * encoder.slot_dim
+        if config.representation == "vae" and encoder.num_slots != 1:
+            raise ValueError(
+                f"--vae-checkpoint needs a bd_vae or dc_vae, but {config.checkpoint} has "
+                f"{encoder.num_slots} slots"
+            )
+    if "vae" in sizes and sizes["vae"] != sizes.get("genesis", sizes["vae"]):
+        print(f"note: vae shows {sizes['vae']} numbers, genesis {sizes['genesis']}")
 
 
 def check_same(config: Any, row: Row | None, folder: Path) -> None:
     """Refuses to mix a finished row with others that were trained in another way."""
-    from dataclasses import asdict
+    from dataclasses import fields
 
-    wanted = asdict(config)
-    different = [name for name, value in wanted.items() if row and row.get(name) != value]
-    if row and different:
-        name = different[0]
-        raise ValueError(
-            f"{folder} was trained with {name} = {row.get(name)!r}, but {wanted[name]!r} is asked "
-            "for; repeat the same settings or choose another --out"
-        )
-
-
-def read_rows(folder: Path, env_id: str) -> list[Row]:
-    """Returns the stored rows of a task; of repeated ones the last."""
-    rows = {
-        (label(row), row["steps"], row["seed"]): row
-        for row in read_lines(folder / "rl.jsonl")
-        if row["env_id"] == env_id
-    }
-    if not rows:
-        raise ValueError(
-            f"{folder / 'rl.jsonl'} has no row of {env_id}; make some with "
-            f"python -m benchmarks.rl --env-id {env_id}"
-        )
-    return list(rows.values())
-
-
-def label(row: Row) -> str:
-    """Names what the agent of a row sees."""
-    name = str(row["representation"])
-    name += "" if row["latents"] == "both" else f", {row['latents']} latents"
-    return name + (", normalised" if row["normalise"] else "")
-
-
-def summarise(rows: Sequence[Row]) -> list[Row]:
-    """Returns one line per representation: its final success over seeds, with intervals."""
-    import numpy as np
-
-    from benchmarks.curves import bootstrap_interval
-
-    lines = []
-    for (name, steps), group in _groups(rows).items():
-        success = np.array([row["final"]["success"] for row in group])
-        band = bootstrap_interval([success])
-        lines.append(
-            {
-                "representation": name,
-                "steps": steps,
-                "seeds": [row["seed"] for row in group],
-                "success": round(float(success.mean()), 4),
-                "success_std": round(float(success.std()), 4),
-                "iqm": round(float(band.value), 4),
-                "iqm_95": [round(float(band.low), 4), round(float(band.high), 4)],
-                "return": round(float(np.mean([row["final"]["return"] for row in group])), 4),
-                "frames_per_s": round(float(np.median([row["frames_per_s"] for row in group])), 1),
-                "training_s": round(sum(row["training_s"] for row in group), 1),
-            }
-        )
-    return lines
-
-
-def report(rows: Sequence[Row], env_id: str, picture: Path) -> None:
-    """Draws the curves, prints the table, and ends with one line of JSON."""
-    import numpy as np
-
-    from benchmarks.curves import Curve, draw_curves
-
-    curves = []
-    for (name, _), group in _groups(rows).items():
-        steps = np.array(group[0]["curve"]["steps"])
-        scores = [np.interp(steps, r["curve"]["steps"], r["curve"]["success"]) for r in group]
-        curves.append(Curve(name, steps, np.array(scores)))
-    chance = rows[0]["random"]["success"]
-    title = env_id.rpartition("/")[2]
-    draw_curves(curves, picture, title=title, ylabel="success rate", reference=chance)
-
-    lines = summarise(rows)
-    print(f"{env_id}: success of the last evaluation; random policy {chance:.3f}")
-    print(f"{'representation':<16}{'steps':>10}{'seeds':>6}{'mean':>8}{'IQM':>8}   95 % interval")
-    for line in lines:
-        low, high = line["iqm_95"]
-        print(
-            f"{line['representation']:<16}{line['steps']:>10}{len(line['seeds']):>6}"
-            f"{line['success']:8.3f}{line['iqm']:8.3f}   {low:.3f} to {high:.3f}"
-            f"{line['frames_per_s']:10.0f} frames/s"
-        )
-    print(f"curve: {picture}")
-    print(json.dumps({"benchmark": "rl", "env_id": env_id, "random": chance, "rows": lines}))
+    for field in fields(config):
+        wanted = getattr(config, field.name)
+        found = row.get(field.name, field.default) if row else wanted  # it may predate the option
+        if found != wanted:
+            raise ValueError(
+                f"{folder} was trained with {field.name} = {found!r}, but {wanted!r} is asked for; "
+                "repeat the same settings or choose another --out"
+            )
 
 
 def quick_report(row: Row) -> str:
@@ -261,28 +300,6 @@ def quick_report(row: Row) -> str:
         row["training_curve"]["success"],
         title=f"{row['env_id']} {row['env_options']}: mean return of the last 100 episodes",
         reference=row["random"]["return"],
-    )
-
-
-def _config(args: Any, representation: str, seed: int) -> Any:
-    from benchmarks.rl_training import RowConfig
-
-    return RowConfig(
-        env_id=args.env_id,
-        representation=representation,
-        seed=seed,
-        steps=args.steps,
-        checkpoint=str(args.checkpoint) if "genesis" in representation else None,
-        latents=args.latents if "genesis" in representation else "both",
-        num_envs=args.envs,
-        rollout=args.rollout,
-        batch_size=args.batch_size,
-        epochs=args.epochs,
-        learning_rate=args.learning_rate,
-        evaluate_every=args.evaluate_every,
-        episodes=args.episodes,
-        normalise=args.normalise,
-        env_options=args.env_options or None,
     )
 
 
@@ -303,17 +320,9 @@ def _progress(steps: int, title: str) -> Iterator[Callable[[int, str], None]]:
         yield advance
 
 
-def _groups(rows: Iterable[Row]) -> dict[tuple[str, int], list[Row]]:
-    """Groups rows by representation and length, in the order of REPRESENTATIONS."""
-    groups: dict[tuple[str, int], list[Row]] = {}
-    order = {name: i for i, name in enumerate(REPRESENTATIONS)}
-    for row in sorted(rows, key=lambda r: (order[r["representation"]], r["steps"], r["seed"])):
-        groups.setdefault((label(row), row["steps"]), []).append(row)
-    return groups
-
-
-def _slug(env_id: str) -> str:
-    return env_id.rpartition("/")[2].lower()
+def _folder(config: Any) -> str:
+    head = "" if config.head == "mlp" else f"-{config.head}"
+    return f"{config.representation}{head}-seed{config.seed}"
 
 
 if __name__ == "__main__":

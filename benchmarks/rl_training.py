@@ -1,7 +1,7 @@
 """One row of the RL benchmark: PPO on one representation with one seed, evaluated as it learns.
 
 The agent of Stable-Baselines3 sees what the representation makes of a frame: the true state, the
-pixels, or the slots of a frozen GENESIS. Everything else is the same for all of them.
+pixels, the latents of a frozen VAE or the slots of a frozen GENESIS. Everything else is the same.
 """
 
 from __future__ import annotations
@@ -11,64 +11,22 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
-import envs  # noqa: F401  registers the ids
 from benchmarks.common import append_line
-from genesis_rl import load_checkpoint, save_checkpoint
+from benchmarks.rl_playing import EVALUATION_SEED, RowConfig, checkpoint_of, evaluate, make_venv
 from genesis_rl.checkpoint import checkpoint_sha256
-from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
+from genesis_rl.extractors import SlotExtractor
 
-REPRESENTATIONS = ("state", "cnn", "genesis", "random-genesis")
-EVALUATION_SEED = 1_000_000_000  # seeds of training stay far below
-
-
-@dataclass(frozen=True)
-class RowConfig:
-    """What a row's numbers depend on.
-
-    Attributes:
-        env_id: Task.
-        representation: One of `REPRESENTATIONS`.
-        seed: Of weights, exploration and training episodes.
-        steps: Environment steps to train for, over all environments.
-        checkpoint: Id or folder of the GENESIS; None without one.
-        latents: What of its slots is shown: "both", "mask" (where) or "component" (what).
-        num_envs: Environments stepped together.
-        rollout: Steps collected between two updates of the policy, over all environments.
-        batch_size: Steps in a minibatch.
-        epochs: Passes over a rollout.
-        learning_rate: Of Adam.
-        evaluate_every: Environment steps between evaluations; they fall on the ends of rollouts.
-        episodes: Episodes of an evaluation, always the same ones.
-        normalise: Whether vectors are shifted and scaled by their running mean and deviation.
-        env_options: Further arguments of the environment.
-    """
-
-    env_id: str
-    representation: str
-    seed: int
-    steps: int
-    checkpoint: str | None = None
-    latents: Literal["both", "mask", "component"] = "both"
-    num_envs: int = 256
-    rollout: int = 8192
-    batch_size: int = 512
-    epochs: int = 10
-    learning_rate: float = 3e-4
-    evaluate_every: int = 100_000
-    episodes: int = 100
-    normalise: bool = False
-    env_options: dict[str, Any] | None = None
+_NUMBERS_OF_A_SPRITE = 8  # in the true state: place, colour, one-hot shape
 
 
 def train_row(
@@ -83,25 +41,27 @@ def train_row(
     Args:
         config: The row.
         folder: Where its files go; an unfinished attempt there is replaced.
-        device: Where frames are encoded, and pixels learnt from. Policies on vectors stay on the
-            CPU, which is faster for networks that small.
+        device: Where frames are encoded, pixels learnt from, and slots attended to. MLPs stay on
+            the CPU, which is faster for networks that small.
         progress: Called with the steps done since the last call and a few words.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     checkpoint = checkpoint_of(config, folder)
     training: VecEnv = VecMonitor(make_venv(config, config.num_envs, checkpoint, device))
-    testing = make_venv(config, config.episodes, checkpoint, device)
     if config.normalise and config.representation != "cnn":
         training = VecNormalize(training, norm_reward=False)
-        testing = VecNormalize(testing, norm_reward=False, training=False)
-        testing.obs_rms = training.obs_rms  # one object, that only training changes
+    testing = _for_testing(config, checkpoint, device, training)
     model = make_ppo(config, training, device)
     training.seed(1_000_000 * config.seed)  # SB3's own seeds would overlap between runs
     recorder = _Recorder(config, testing, folder / "metrics.jsonl", progress)
     try:
         model.learn(config.steps, callback=recorder)
         recorder.evaluate()
+        transfer = {
+            name: recorder.success_in(_for_testing(case, checkpoint, device, training))
+            for name, case in config.varied().items()
+        }
     finally:
         torch.set_num_threads(recorder.threads)
         training.close()
@@ -112,7 +72,9 @@ def train_row(
     return {
         **asdict(config),
         "checkpoint_sha256": checkpoint_sha256(checkpoint) if checkpoint else None,
+        "observation": list(model.observation_space.shape or ()),
         "final": recorder.lines[-1],
+        "transfer": transfer,
         "curve": {
             name: [line[name] for line in recorder.lines] for name in ("steps", "success", "return")
         },
@@ -121,28 +83,6 @@ def train_row(
         "training_s": round(recorder.training_seconds, 1),
         "evaluation_s": round(recorder.evaluation_seconds, 1),
     }
-
-
-def make_venv(
-    config: RowConfig, count: int, checkpoint: str | None, device: torch.device
-) -> VecEnv:
-    """Builds natively vectorised environments that show the row's representation."""
-    state = config.representation == "state"
-    env = gym.make_vec(
-        config.env_id,
-        num_envs=count,
-        vectorization_mode="vector_entry_point",
-        observation="state" if state else "pixels",
-        autoreset_mode="SameStep",
-        device="cpu" if state else str(device),  # numbers are not worth the way to a GPU
-        **(config.env_options or {}),
-    )
-    venv: VecEnv = SB3VecEnv(env)
-    if checkpoint is not None:
-        from genesis_rl import GenesisVecEnvWrapper
-
-        venv = GenesisVecEnvWrapper(venv, checkpoint, latents=config.latents, device=str(device))
-    return venv
 
 
 def make_ppo(config: RowConfig, venv: VecEnv, device: torch.device) -> PPO:
@@ -159,66 +99,40 @@ def make_ppo(config: RowConfig, venv: VecEnv, device: torch.device) -> PPO:
         gamma=0.99,
         clip_range=0.2,
         ent_coef=0.01,
-        policy_kwargs={} if pixels else {"net_arch": [128, 128], "activation_fn": torch.nn.ReLU},
-        device=device if pixels else "cpu",
+        policy_kwargs={} if pixels else _policy(config, venv),
+        device=device if pixels or config.head != "mlp" else "cpu",
         seed=config.seed,
     )
 
 
-def checkpoint_of(config: RowConfig, folder: Path) -> str | None:
-    """Returns the GENESIS of a row, an untrained one of the same size where that is the row."""
-    if config.representation not in REPRESENTATIONS:
-        raise ValueError(
-            f"unknown representation {config.representation!r}; choose from {REPRESENTATIONS}"
-        )
-    if not config.representation.endswith("genesis"):
-        return None
-    if config.checkpoint is None:
-        raise ValueError(f"representation {config.representation!r} needs a checkpoint")
-    if config.representation == "genesis":
-        return config.checkpoint
-    trained = load_checkpoint(config.checkpoint)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        untrained = type(trained)(trained.config)
-    return str(save_checkpoint(folder / "untrained", untrained))
+def _policy(config: RowConfig, venv: VecEnv) -> dict[str, Any]:
+    """The networks on a vector or on slots; sizes of heads other than "mlp" are OCRL's."""
+    if config.head == "mlp":
+        return {"net_arch": [128, 128], "activation_fn": torch.nn.ReLU}
+    keywords: dict[str, Any] = {"head": config.head}
+    if config.representation == "state":
+        (size,) = venv.observation_space.shape or (0,)
+        keywords["num_slots"] = size // _NUMBERS_OF_A_SPRITE
+        if config.head == "transformer":
+            keywords["depth"] = 3
+    return {
+        "features_extractor_class": SlotExtractor,
+        "features_extractor_kwargs": keywords,
+        "net_arch": [64, 64],
+        "activation_fn": torch.nn.ReLU,
+    }
 
 
-def evaluate(act: Callable[[np.ndarray], np.ndarray], venv: VecEnv) -> dict[str, float]:
-    """Plays one episode in each environment, the same ones every time.
-
-    Args:
-        act: Maps a batch of observations to actions.
-        venv: One environment for each episode.
-
-    Returns:
-        Mean `success`, `return` and `length` of the episodes.
-    """
-    count = venv.num_envs
-    returns, lengths, success = np.zeros(count), np.zeros(count), np.zeros(count)
-    playing = np.ones(count, bool)
-    venv.seed(EVALUATION_SEED)
-    observations = venv.reset()
-    while playing.any():
-        observations, rewards, dones, infos = venv.step(act(np.asarray(observations)))
-        returns += rewards * playing
-        lengths += playing
-        for i in np.flatnonzero(dones & playing):
-            success[i] = infos[i].get("is_success", returns[i] > 0)
-        playing &= ~dones
-    means = {"success": success.mean(), "return": returns.mean(), "length": lengths.mean()}
-    return {name: round(float(value), 4) for name, value in means.items()}
-
-
-def evaluate_random(config: RowConfig) -> dict[str, float]:
-    """Plays the evaluation episodes with random actions: the level that learning starts from."""
-    blind = RowConfig(**{**asdict(config), "representation": "state", "checkpoint": None})
-    venv = make_venv(blind, config.episodes, None, torch.device("cpu"))
-    venv.action_space.seed(0)
-    try:
-        return evaluate(lambda seen: np.array([venv.action_space.sample() for _ in seen]), venv)
-    finally:
-        venv.close()
+def _for_testing(
+    config: RowConfig, checkpoint: str | None, device: torch.device, training: VecEnv
+) -> VecEnv:
+    """One environment for each episode of an evaluation, normalised as those of training are."""
+    venv = make_venv(config, config.episodes, checkpoint, device)
+    same = venv.observation_space.shape == training.observation_space.shape
+    if isinstance(training, VecNormalize) and same:
+        venv = VecNormalize(venv, norm_reward=False, training=False)
+        venv.obs_rms = training.obs_rms  # one object, that only training changes
+    return venv
 
 
 class _Recorder(BaseCallback):
@@ -250,7 +164,7 @@ class _Recorder(BaseCallback):
         buffer = self.model.ep_success_buffer
         self.training_curve["steps"].append(self.num_timesteps)
         self.training_curve["success"].append(round(float(np.mean(buffer)), 4) if buffer else 0.0)
-        if self.model.device.type == "cpu" and self.config.representation != "cnn":
+        if self.config.representation != "cnn" and self.config.head == "mlp":
             torch.set_num_threads(1)  # a network this small only gets slower with more
 
     def _on_rollout_start(self) -> None:  # the update after the rollout before is done
@@ -265,9 +179,7 @@ class _Recorder(BaseCallback):
             if self.lines[-1]["steps"] == self.num_timesteps:
                 return
             self.training_seconds += now - self._clock
-        with torch.random.fork_rng(devices=_devices(self.model.device)):
-            torch.manual_seed(EVALUATION_SEED)
-            scores = evaluate(lambda seen: self.model.predict(seen)[0], self.venv)
+        scores = self._play(self.venv)
         self._clock = time.perf_counter()
         self.evaluation_seconds += self._clock - now
         seconds = self.training_seconds
@@ -280,6 +192,20 @@ class _Recorder(BaseCallback):
         )
         append_line(self.path, self.lines[-1])
         self.progress(0, f"success {scores['success']:.2f}, return {scores['return']:.2f}")
+
+    def success_in(self, venv: VecEnv) -> float | None:
+        """Plays in other environments and closes them; None if the policy cannot see them."""
+        try:
+            if venv.observation_space.shape != self.venv.observation_space.shape:
+                return None
+            return self._play(venv)["success"]
+        finally:
+            venv.close()
+
+    def _play(self, venv: VecEnv) -> dict[str, float]:
+        with torch.random.fork_rng(devices=_devices(self.model.device)):
+            torch.manual_seed(EVALUATION_SEED)
+            return evaluate(lambda seen: self.model.predict(seen)[0], venv)
 
 
 def _devices(device: torch.device) -> list[int]:
