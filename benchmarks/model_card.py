@@ -74,7 +74,8 @@ def card(name: str, entry: dict[str, Any], line: dict[str, Any], note: str = "")
     rows = [
         ("model", f"{entry['model']}, K = {config['num_slots']}, {config['image_size']} pixels"),
         ("width of the first layer", config.get("width", "")),
-        ("data", f"{made['dataset']}, generated, seed {made['seed']}"),
+        ("data", f"{made['dataset']}: {made.get('data', 'generated')}"),
+        ("seed", made["seed"]),
         ("updates x images", f"{made['steps']:,} x {made['batch_size']}"),
         ("learning rate", made["learning_rate"]),
         ("trained on", f"{made.get('device', 'unknown')}, {made.get('precision', '')}"),

@@ -34,6 +34,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 from genesis_rl.durable import replace_file
 from pretrain.bring_home import bring_home
 from pretrain.command_line import Parser, suggest
+from pretrain.machine import available_cores
 from pretrain.study import Progress, Run, progress, read_runs
 
 _RUN = Path(__file__).resolve().parent / "run.py"
@@ -98,7 +99,7 @@ class Launcher:
         self, runs: list[Run], out: Path, slots: list[str], *, minutes: float, threads: int | None
     ):
         self.runs, self.out, self.slots = runs, out, slots
-        self.threads = threads or max(1, _cpus() // len(slots))
+        self.threads = threads or max(1, available_cores() // len(slots))
         self.deadline = time.monotonic() + 60 * minutes if minutes else None
         self.worth_starting = min(60.0, 60 * minutes / 4)  # seconds left for a run to begin at all
         self.status: dict[str, int] = _diverged_before(out / "summary.jsonl")
@@ -263,14 +264,6 @@ def _slots(gpus: int, jobs: int) -> list[str]:
     if visible is not None and gpus > len([name for name in names if name]):
         raise ValueError(f"--gpus {gpus}, but CUDA_VISIBLE_DEVICES is {visible!r}")
     return [f"gpu {name}" for name in names[:gpus]]
-
-
-def _cpus() -> int:
-    """Cores that this process may use, where the system says so."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def _diverged_before(summary: Path) -> dict[str, int]:

@@ -91,6 +91,7 @@ class Trainer:
             line = f"batch_size is {config.batch_size}, but there are {len(training.images)} images"
             raise Stop(2, line)
 
+        self.source = training.source
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(self.device)
         self.engine = Engine(
@@ -123,8 +124,9 @@ class Trainer:
             )
         engine.prepare()
         self.logs.say(
-            f"{config.dataset}: {len(engine.images):,} images, {_parameters(self.model):,} "
-            f"parameters, {self.device} {self.precision}, {engine.mode}, step {engine.steps_done:,}"
+            f"{config.dataset} ({self.source}): {len(engine.images):,} images, "
+            f"{_parameters(self.model):,} parameters, {self.device} {self.precision}, "
+            f"{engine.mode}, step {engine.steps_done:,}"
         )
         self.clock = (engine.steps_done, time.monotonic())
         self.signals.defer = True  # from here on there is something to save
@@ -248,6 +250,7 @@ class Trainer:
         save_state(self.folder, state, step=step, config=fingerprint, keep=self.config.keep)
         metadata = {
             "dataset": self.config.dataset,
+            "data": self.source,
             "steps": step,
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,

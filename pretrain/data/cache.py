@@ -6,16 +6,14 @@ the manifest names it: a conversion that was killed goes on behind the last one,
 out too short is made longer. Training maps the files, or copies them to its device.
 """
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +24,7 @@ from tqdm import tqdm
 from genesis_rl.durable import parse_json, replace_file, to_json
 from pretrain.data.images import ImageBatch
 from pretrain.data.pixels import in_threads
+from pretrain.machine import only_process
 
 SHARD = 4096  # images: 50 MB at 64 x 64 pixels
 FORMAT = 1
@@ -156,7 +155,7 @@ def fill(
     if _holds(_manifest_for(folder, key), count):
         return CachedImages(folder)  # may be on a disk that cannot be written to
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_process(folder):
+    with only_process(folder):
         manifest = _manifest_for(folder, key)
         shards = manifest["shards"]
         print(f"{label}: made once, kept in {folder}", file=sys.stderr)
@@ -284,14 +283,3 @@ def _require_space(folder: Path, needed: int) -> None:
 
 def _hash(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-@contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that fills {folder}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,8 @@ from tqdm import tqdm
 from envs.base import usable_device
 from pretrain.data.manifest import Journal, Written
 from pretrain.data.pixels import in_threads
-from pretrain.data.workers import available_cores, do_units
+from pretrain.data.workers import do_units
+from pretrain.machine import available_cores, only_process
 
 __all__ = ["Recipe", "Written", "generate", "put_file"]
 
@@ -119,7 +119,7 @@ def generate(
     if journal.is_complete():
         return root  # may be on a disk that cannot be written to
     root.mkdir(parents=True, exist_ok=True)
-    with _only_process(root):
+    with only_process(root):
         journal = Journal(root, identity)
         if not journal.is_complete():  # another process may have made it meanwhile
             if announce is not None:
@@ -185,14 +185,3 @@ def _require_space(root: Path, needed: int) -> None:
             f"{root} needs about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
             "generate fewer images, or into a folder on another disk",
         )
-
-
-@contextlib.contextmanager
-def _only_process(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that generates {root}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

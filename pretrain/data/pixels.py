@@ -13,6 +13,8 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 22))
 import cv2
 import numpy as np
 
+from pretrain.machine import available_cores
+
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # segments numbered among the frame headers that are none
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -67,9 +69,7 @@ def in_threads(work: Callable[[Any], Any], pieces: list[Any]) -> list[Any]:
 
     The first error ends it; pieces that have not begun by then are left.
     """
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a container or a job may use
-        cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     if cores == 1 or len(pieces) < 2:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(min(cores, len(pieces), 32)) as pool:

@@ -38,7 +38,7 @@ from pretrain.data.shapestacks import (
     read_mask,
 )
 from pretrain.data.tfrecord import RecordError, read_records
-from pretrain.data.workers import available_cores
+from pretrain.machine import available_cores
 
 
 class Check(NamedTuple):

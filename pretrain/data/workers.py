@@ -32,13 +32,6 @@ class _Failure(NamedTuple):
     text: str
 
 
-def available_cores() -> int:
-    """Cores that this process may use, which a container or a job may limit."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def do_units(work: Work, units: list[int], workers: int) -> Generator[tuple[int, Any], None, None]:
     """Does units of work, and yields each with its result as soon as it is done.
 
