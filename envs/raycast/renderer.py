@@ -63,7 +63,7 @@ class Renderer:
     Args:
         textures: Floors and walls, that the scenes' stages refer to by number.
         device: Where it is computed, and where the results lie.
-        rays_per_chunk: How many rays are followed at a time, which bounds the memory: about 600
+        rays_per_chunk: How many rays are followed at a time, which bounds the memory: about 300
             bytes a ray. The default suits the device.
         fused: Whether to draw with Triton kernels, on CUDA, in which case no memory is needed
             beyond the results. By default they are used where they can be.
