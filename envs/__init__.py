@@ -13,6 +13,7 @@ for _task, _module in (
     ("SpritePush", "sprite_push"),
     ("SpriteObjectComparison", "sprite_comparison"),
     ("SpritePropertyComparison", "sprite_comparison"),
+    ("RoomReach", "room_reach"),
 ):
     gym.register(
         id=f"GenesisRL/{_task}-v0",

@@ -1,8 +1,8 @@
 """The recipe of the GQN rooms: one to three objects on the floor of a square room.
 
-Shapes: B rooms, N = 3 places for objects in each. A room is a pure function of a seed and an index:
-it does not depend on the batch that it is drawn in. Lengths are in world units, z is up, and the
-floor is z = 0 with |x|, |y| <= 3.5.
+Shapes: B rooms, N places for objects in each (3, as drawn here). A room is a pure function of a
+seed and an index: it does not depend on the batch that it is drawn in. Lengths are in world units,
+z is up, and the floor is z = 0 with |x|, |y| <= 3.5.
 
 Published are the room, the seven shapes, the number of objects and the ring that the camera moves
 on. Camera, sizes, colours and the lamp's places were measured on published frames; that objects are
@@ -97,7 +97,7 @@ def draw_rooms(
     return Rooms(
         shape=shape,
         size=size,
-        colour=_vivid(_fractions(each[..., 4]), _fractions(each[..., 5])),
+        colour=vivid(_fractions(each[..., 4]), _saturations(each[..., 5])),
         place=_places(fold(key, 2), footprints(shape, size)),
         yaw=2 * math.pi * _fractions(each[..., 6]),
         present=torch.arange(MAX_OBJECTS, device=index.device) < count,
@@ -159,7 +159,7 @@ def _solids(rooms: Rooms) -> Solids:
         position=torch.cat([rooms.place, middle[..., None]], dim=-1),
         rotation=_upright(rooms.yaw),
         colour=rooms.colour,
-        owner=torch.arange(1, MAX_OBJECTS + 1, device=rooms.shape.device) * rooms.present,
+        owner=torch.arange(1, width.shape[1] + 1, device=width.device) * rooms.present,
     )
 
 
@@ -213,12 +213,16 @@ def footprints(shape: Tensor, size: Tensor) -> Tensor:
     return torch.where(shape == ROOM_SHAPES.index("box"), diagonal, flat)
 
 
-def _vivid(hue: Tensor, share: Tensor) -> Tensor:
-    """RGB of a hue in [0, 1) at full value; the saturation is this share of its range."""
-    saturation = _SATURATION[0] + (_SATURATION[1] - _SATURATION[0]) * share
+def vivid(hue: Tensor, saturation: Tensor) -> Tensor:
+    """`[..., 3]` RGB of these hues, in [0, 1), and saturations, at full value."""
     turns = torch.stack([6 * hue, 6 * hue + 4, 6 * hue + 2], dim=-1)
     ramp = (turns % 6 - 3).abs() - 1
     return 1 - saturation[..., None] * (1 - ramp.clamp(0, 1))
+
+
+def _saturations(draws: Tensor) -> Tensor:
+    low, high = _SATURATION
+    return low + (high - low) * _fractions(draws)
 
 
 def _fractions(draws: Tensor) -> Tensor:
