@@ -88,6 +88,7 @@ def render_section(lines: Sequence[Line]) -> str:
             continue
         row, line = found
         used.append(line)
+        cells[1] += ", fused" if row["fused"] else ""
         own = f"{row['per_cpu_second']:,.0f}" if "per_cpu_second" in row else ""
         rows.append([*cells, f"{row['per_second']:,.0f}", own, anchor, origin(line)])
     head = ["scenes", "device", "at once", "rays per pixel", "images/s"]
