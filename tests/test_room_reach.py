@@ -15,7 +15,7 @@ from envs.room_reach import CLEARANCE, GAP, REACH, RoomReachEnv, scatter
 ID = "GenesisRL/RoomReach-v0"
 AWAY, LEFT, TOWARDS, RIGHT = range(4)
 STEPS = ((0, 0.2), (-0.2, 0), (0, -0.2), (0.2, 0))
-RADII = [0.24 * 2**0.5, 0.3, 0.25, 0.36, 0.2]  # box, sphere, cylinder, cone, capsule
+RADII = [0.24 * 2**0.5, 0.3, 0.25, 0.405, 0.2]  # box, sphere, cylinder, cone, capsule
 QUICK = {"samples": 1, "textures": "procedural"}
 
 
@@ -131,7 +131,7 @@ def test_masks_show_every_object_where_the_state_says():
         assert mask.max() == 3
 
 
-def test_nearly_every_target_can_be_reached_and_reaching_it_is_success():
+def test_every_target_can_be_reached_and_reaching_it_is_success():
     env = make(observation="state")
     for seed in range(60):
         state, info = env.reset(seed=seed)
@@ -198,17 +198,16 @@ def test_the_number_of_objects_is_free(count):
 
 
 def test_many_at_once_play_what_each_plays_alone():
-    vector = make_vec(3)
-    single = [make() for _ in range(3)]
-    frames, _ = vector.reset(seed=7)
-    alone = np.stack([env.reset(seed=7 + i)[0] for i, env in enumerate(single)])
-    np.testing.assert_array_equal(frames, alone)
-    for action in (LEFT, AWAY):
+    vector, single = make_vec(3), [make() for _ in range(3)]
+    for seed, action in enumerate((AWAY, LEFT, TOWARDS, RIGHT)):
+        frames, _ = vector.reset(seed=seed)
+        alone = [env.reset(seed=seed + i)[0] for i, env in enumerate(single)]
+        np.testing.assert_array_equal(frames, np.stack(alone))
         frames, rewards, ended, *_ = vector.step(np.full(3, action))
         results = [env.step(action) for env in single]
         np.testing.assert_array_equal(frames, np.stack([r[0] for r in results]))
         assert rewards.tolist() == [r[1] for r in results]
-        assert ended.tolist() == [r[2] for r in results]
+        assert ended.tolist() == [r[2] for r in results] == [False] * 3, "the start is clear"
 
 
 def test_a_seed_fixes_rooms_and_views_of_all_episodes_that_follow():
