@@ -107,6 +107,12 @@ class RoomReach:
         self._moves = torch.tensor(_MOVES, device=self.device)
         self._kinds_of = torch.tensor([ROOM_SHAPES.index(s) for s in _OBJECTS], device=self.device)
         self._sizes_of = torch.tensor([*_OBJECTS.values()], device=self.device)
+        hues = len(self._hues)
+        highs = (
+            [num_objects] + [len(_OBJECTS)] * num_objects + [hues - k for k in range(num_objects)]
+        )
+        self._highs = torch.tensor(highs, device=self.device)
+        self._shapes = torch.tensor([ROOM_SHAPES.index(s) for s in SHAPES], device=self.device)
         self._goal = torch.zeros(num_scenes, dtype=torch.int64, device=self.device)
         self._angle = torch.zeros(num_scenes, device=self.device)
         self._rooms = self._empty(num_scenes)
@@ -154,16 +160,14 @@ class RoomReach:
         rooms = self._rooms
         if rows is not None:
             rooms = Rooms(*(value[rows] for value in rooms))
-        numbers = torch.tensor([ROOM_SHAPES.index(s) for s in SHAPES], device=self.device)
-        one_hot = (rooms.shape[..., None] == numbers).float()
+        one_hot = (rooms.shape[..., None] == self._shapes).float()
         place = (rooms.place / REACH + 1) / 2
         return torch.cat([place, rooms.colour, one_hot], dim=-1).flatten(1)
 
     def _kinds(self, keys: Tensor) -> _Kinds:
         """One object is the blue sphere; the others differ from it and each other in hue."""
-        count, shapes, hues = self.num_objects, len(_OBJECTS), len(self._hues)
-        highs = [count] + [shapes] * count + [hues - k for k in range(count)]
-        draws = integers(bits(keys, len(highs)), torch.tensor(highs, device=self.device))
+        count = self.num_objects
+        draws = integers(bits(keys, len(self._highs)), self._highs)
         goal, shape, hue = draws.split([1, count, count], dim=1)
         target = torch.arange(count, device=self.device) == goal  # [B, N]
         return _Kinds(
