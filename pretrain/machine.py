@@ -1,8 +1,10 @@
-"""What processes on one machine have to agree on: its cores, and who writes to a folder."""
+"""What processes on one machine share: its cores, its disk, and who writes to a folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,3 +27,14 @@ def only_process(folder: Path) -> Iterator[None]:
             print(f"waiting for another process that fills {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def require_space(folder: Path, needed: int, advice: str) -> None:
+    """Raises an OSError unless so many bytes are free where the folder is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} needs {needed / 1e9:.1f} GB more, but only {free / 1e9:.1f} GB are free; "
+            f"{advice}",
+        )
