@@ -6,8 +6,9 @@ pixel; drawn at random, only their statistics can.
 
     python -m benchmarks.gqn_sheet --genuine FOLDER --picture docs/pictures/gqn_sheet.png
 
-FOLDER, by default gqn_rooms_ring_camera_frames in $GENESIS_RL_SAMPLES, holds scene1_ctx0.png to scene5_gt.png, or the strips validation_1.png to validation_5.png of
-https://github.com/esidorovics/gqn-pytorch/tree/master/images that they were cut from.
+FOLDER, by default gqn_rooms_ring_camera_frames in $GENESIS_RL_SAMPLES, holds scene1_ctx0.png to
+scene5_gt.png, or the strips validation_1.png to validation_5.png that they were cut from, of
+https://github.com/esidorovics/gqn-pytorch/tree/master/images.
 """
 
 from __future__ import annotations
