@@ -5,8 +5,8 @@ seed and an index: it does not depend on the batch that it is drawn in. Lengths 
 z is up, and the floor is z = 0 with |x|, |y| <= 3.5.
 
 Published are the room, the seven shapes, the number of objects and the ring that the camera moves
-on. Camera, sizes, colours and the lamp's places were measured on published frames; that objects are
-placed uniformly, without touching, agrees with the eleven whose places could be found.
+on. Camera, sizes, colours and the lamp's places were measured on published frames
+(`benchmarks/gqn_published.py`). How objects are placed is unknown: here uniformly, without touching.
 """
 
 import math
