@@ -6,7 +6,7 @@ z is up, and the floor is z = 0 with |x|, |y| <= 3.5.
 
 Published are the room, the seven shapes, the number of objects and the ring that the camera moves
 on. Camera, sizes, colours and the lamp's places were measured on published frames
-(`benchmarks/gqn_published.py`). How objects are placed is unknown: here uniformly, without touching.
+(`benchmarks/gqn_published.py`). How objects are placed is unknown: here uniformly, not touching.
 """
 
 import math
