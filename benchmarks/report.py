@@ -71,7 +71,9 @@ def render(folder: Path) -> str:
     def lines(name: str) -> list[Line]:
         return read_lines(folder / f"{name}.jsonl")
 
-    scenes = report_speed.scenes_section(lines("tower_labels"), lines("tower_transfer"))
+    scenes = report_speed.scenes_section(
+        lines("tower_labels"), lines("tower_transfer"), lines("gqn_sheet")
+    )
     sections = {
         "segmentation": report_paper.segmentation_section(lines("segmentation")),
         "probe_shapestacks": report_paper.probe_section(lines("probe_shapestacks")),
