@@ -1,4 +1,4 @@
-"""Environments made of scenes: sprites on a plane, drawn as images, masks or factors.
+"""Environments made of scenes, sprites on a plane or solids in a room: images, masks or factors.
 
 Importing this package registers the ids, so that both of these work:
 
