@@ -1,8 +1,10 @@
-"""What processes on one machine have to agree on: its cores, and who writes to a folder."""
+"""What processes on one machine have to agree on: its cores, who writes to a folder, when to go."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,3 +27,9 @@ def only_process(folder: Path) -> Iterator[None]:
             print(f"waiting for another process that fills {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def stop_with_parent() -> None:
+    """Makes the kernel send SIGTERM, upon which a run saves, when the process's parent is gone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, on Linux
