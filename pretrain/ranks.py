@@ -84,6 +84,23 @@ class Ranks:
         """Returns once all ranks have come here."""
         self.largest(0.0)
 
+    def require_same(self, images: Tensor) -> None:
+        """Makes sure that all ranks have the same images, `[N, ...]` uint8, in the same order.
+
+        Raises:
+            Stop: They have not (status 3).
+        """
+        if self.world == 1:
+            return
+        sums = images.flatten(start_dim=1).sum(dim=1, dtype=torch.int64)
+        weighted = sums * torch.arange(1, len(sums) + 1, device=sums.device)
+        mine = float(int(weighted.sum()) % 2**52)  # whole numbers up to there are exact in double
+        highest, lowest = self.largest(mine, -mine)
+        if highest != -lowest:
+            raise Stop(
+                3, f"rank {self.rank}: the ranks read different training images; give all the same"
+            )
+
     def tell(self, data: bytes | None) -> bytes | None:
         """What rank 0 passes in, which is None or at least a byte, on all ranks."""
         if self.world == 1:

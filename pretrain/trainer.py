@@ -99,6 +99,7 @@ class Trainer:
         if config.batch_size % ranks.world:
             line = f"batch_size is {config.batch_size}, which {ranks.world} processes cannot share"
             raise Stop(2, line)
+        ranks.require_same(training.images)
 
         self.source = training.source
         torch.manual_seed(config.seed)

@@ -1,6 +1,7 @@
 """Several processes train one model: they learn what one process learns, and die as one."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -110,9 +111,9 @@ def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(two):
 
 
 def test_batch_norm_is_of_a_ranks_share_and_its_running_statistics_of_all(one, two):
-    first = "masks.encoder.layers.0.norm.running_mean"
-    name = next((n for n in one["in floats"]["buffers"] if n.endswith("running_mean")), first)
-    whole = one["in floats"]["buffers"][name]  # of the first layer: nothing is normalised yet
+    buffers = one["in floats"]["buffers"]
+    name = next(name for name in buffers if name.endswith("running_mean"))
+    whole = buffers[name]  # of the first layer, which sees the images themselves
     for rank in two:
         torch.testing.assert_close(rank["in floats"]["buffers"][name], whole)
     # Later layers see what was normalised otherwise, which is why losses are alike, not equal.
@@ -154,6 +155,27 @@ def test_every_rank_takes_its_own_gpu(monkeypatch):
         pick_device("auto", 2)
     with pytest.raises(Stop, match="one GPU for several processes"):
         pick_device("cuda:0", 1)
+
+
+class OneMore(Ranks):
+    """Ranks of which another one always has a larger number to tell."""
+
+    def largest(self, *numbers):
+        return [number + 1 for number in numbers]
+
+
+class Likewise(Ranks):
+    """Ranks of which all others have the same to tell."""
+
+    def largest(self, *numbers):
+        return list(numbers)
+
+
+def test_ranks_that_read_different_images_stop():
+    images = torch.arange(24, dtype=torch.uint8).reshape(2, 2, 2, 3)
+    Likewise(0, 2).require_same(images)
+    with pytest.raises(Stop, match="different training images"):
+        OneMore(0, 2).require_same(images)
 
 
 class Others(Ranks):
@@ -234,6 +256,14 @@ def test_a_run_of_two_processes_is_logged_and_saved_once(undisturbed):
     states = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
     assert states == [f"step_000000{n}.{kind}" for n in (30, 40) for kind in ("json", "pt")]
     assert not list(undisturbed.rglob("*.tmp"))
+
+
+def test_one_process_goes_on_where_two_have_stopped(undisturbed, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed, out)
+    assert main(["--resume", "--out", str(out), "--steps=42"]) == 0
+    assert "'processes': '2'" in capsys.readouterr().err.split("not bit for bit")[0]
+    assert [line["step"] for line in metrics(out)] == list(range(1, 43))
 
 
 @pytest.mark.slow
