@@ -47,6 +47,11 @@ class Ranks:
         """Whether this is rank 0."""
         return self.rank == 0
 
+    @property
+    def launched(self) -> bool:
+        """Whether torchrun has started this process, and may do so again."""
+        return self.local_rank is not None
+
     def share(self, rows: Tensor) -> Tensor:
         """This rank's rows of a batch that is the same on all ranks: every `world`-th."""
         return rows if self.world == 1 else rows[self.rank :: self.world].contiguous()
@@ -115,7 +120,7 @@ class Ranks:
 
     def settings(self, config: Config) -> Config:
         """Rank 0's settings; what torchrun starts again goes on from the newest state unasked."""
-        if self.local_rank is not None and self.is_main and has_run(config.folder):
+        if self.launched and self.is_main and has_run(config.folder):
             config = replace(config, resume=True)
         told = self.tell(json.dumps(asdict(config)).encode())
         return config if self.world == 1 or told is None else Config(**json.loads(told))

@@ -18,9 +18,14 @@ class Signals:
 
     Before `defer` is set there is nothing to save, so the program just ends, with status 0. A
     second signal ends it at once, with status 1; states on disk stay sound whenever that happens.
+
+    Args:
+        patient: Whether a second signal says no more than the first. A scheduler that stops a job
+            signals every process in it, and torchrun then signals its own again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self.patient = patient
         self.received: str | None = None
         self.defer = False
 
@@ -34,6 +39,8 @@ class Signals:
 
     def _on(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
+        if again and self.patient:
+            return
         self.received = signal.Signals(number).name
         if again or not self.defer:
             raise Stop(int(again), f"stopped by {self.received}; nothing was saved just now")

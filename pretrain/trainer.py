@@ -53,7 +53,7 @@ def run(config: Config) -> int:
     try:
         ranks = join()
         lock = open_folder(config.folder) if ranks.is_main else nullcontext()
-        with Signals() as signals, lock:
+        with Signals(patient=ranks.launched) as signals, lock:
             config = ranks.settings(config)
             device = pick_device(config.device, ranks.local_rank)
             status = Trainer(config, device, signals, ranks).run()

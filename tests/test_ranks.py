@@ -200,6 +200,14 @@ def test_ranks_ask_each_other_every_two_seconds_and_hear_of_a_signal():
     assert signals.received == "SIGTERM"
 
 
+def test_a_scheduler_and_torchrun_may_both_pass_on_the_same_signal():
+    with Signals(patient=True) as signals:
+        signals.defer = True
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == "SIGTERM"
+
+
 # From here on, whole runs under torchrun.
 
 RUN = {"steps": 40, "checkpoint_every": 10}
@@ -320,6 +328,9 @@ def test_workers_do_not_outlive_torchrun(undisturbed, tmp_path, number):
     pids = workers(process)
     assert sorted(pids) == [0, 1]
     process.send_signal(number)
+    if number == signal.SIGTERM:  # as a scheduler does, which knows all processes of a job
+        for pid in pids.values():
+            os.kill(pid, number)
     process.wait(timeout=60)
     wait_until_gone(pids.values())
     last = metrics(tmp_path)[-1]["step"]
