@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+_PLACES = ("--results-dir", "--out", "--picture")
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
 
 
@@ -138,13 +139,13 @@ def provenance(
 
 
 def command(name: str, argv: Sequence[str] | None = None) -> str:
-    """Returns the command line to repeat, without the folder its line happened to go to."""
+    """Returns the command line to repeat, without the places its output happened to go to."""
     kept: list[str] = []
     arguments = iter(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
-        if argument == "--results-dir":
+        if argument in _PLACES:
             next(arguments, None)
-        elif not argument.startswith("--results-dir="):
+        elif argument.partition("=")[0] not in _PLACES:
             kept.append(argument)
     return f"python -m benchmarks.{name} {shlex.join(kept)}".strip()
 

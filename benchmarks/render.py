@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2])
     parser.add_argument("--size", type=positive_int, default=64)
     parser.add_argument("--masks", action="store_true", help="draw instance masks as well")
+    parser.add_argument("--fused", action="store_true", help="by Triton kernels, on CUDA")
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
     parser.add_argument("--picture", type=Path, help="write what is drawn there, and stop")
     args = parser.parse_args(argv)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for stage in args.stages:
         for count in args.scenes:
-            renderer, scene = scenes(stage, count, device)
+            renderer, scene = scenes(stage, count, device, args.fused)
             for samples in args.samples:
                 row = measure(renderer, scene, args.size, samples, args.masks, args.seconds)
                 rows.append({"stage": stage, **row})
@@ -63,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_result("render", values, device=device, seed=0, folder=args.results_dir, argv=argv)
 
 
-def scenes(stage: str, count: int, device: torch.device) -> tuple[Renderer, SolidScene]:
+def scenes(
+    stage: str, count: int, device: torch.device, fused: bool = False
+) -> tuple[Renderer, SolidScene]:
     """Returns a renderer and so many scenes of a stage, on the device."""
     import torch
 
@@ -79,7 +82,7 @@ def scenes(stage: str, count: int, device: torch.device) -> tuple[Renderer, Soli
         angle = rooms.view_angles(0, index, views=1)[:, 0]
         scene = rooms.room_scene(rooms.draw_rooms(0, index), rooms.ring_camera(angle))
         surfaces = textures.room_textures()
-    return Renderer(surfaces, device), scene.to(device)
+    return Renderer(surfaces, device, fused=fused), scene.to(device)
 
 
 def measure(
@@ -97,6 +100,7 @@ def measure(
     row = {
         "scenes": len(scene),
         "samples": samples,
+        "fused": renderer.fused,
         "per_second": round(len(scene) / interval, 1),
         "peak_memory_mb": round(timing.peak_memory_mb(device), 1),
     }

@@ -16,7 +16,6 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import report_paper, report_speed
 from benchmarks.common import RESULTS, ROOT, read_lines, run_cli
 from benchmarks.report_markdown import Line, commands, newest, origin, section
 
@@ -67,11 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def render(folder: Path) -> str:
     """Returns RESULTS.md."""
+    from benchmarks import report_paper, report_speed
 
     def lines(name: str) -> list[Line]:
         return read_lines(folder / f"{name}.jsonl")
 
-    scenes = report_speed.scenes_section(lines("tower_labels"), lines("tower_transfer"))
+    scenes = report_speed.scenes_section(
+        lines("tower_labels"), lines("tower_transfer"), lines("gqn_sheet")
+    )
     sections = {
         "segmentation": report_paper.segmentation_section(lines("segmentation")),
         "probe_shapestacks": report_paper.probe_section(lines("probe_shapestacks")),

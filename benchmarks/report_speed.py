@@ -88,6 +88,7 @@ def render_section(lines: Sequence[Line]) -> str:
             continue
         row, line = found
         used.append(line)
+        cells[1] += ", fused" if row["fused"] else ""
         own = f"{row['per_cpu_second']:,.0f}" if "per_cpu_second" in row else ""
         rows.append([*cells, f"{row['per_second']:,.0f}", own, anchor, origin(line)])
     head = ["scenes", "device", "at once", "rays per pixel", "images/s"]
@@ -95,8 +96,8 @@ def render_section(lines: Sequence[Line]) -> str:
     return section("Rendering", head, rows, commands(used, missing))
 
 
-def scenes_section(labels: Sequence[Line], transfer: Sequence[Line]) -> str:
-    """Returns how true generated towers are: to physics, and to genuine pictures."""
+def scenes_section(labels: Sequence[Line], transfer: Sequence[Line], rooms: Sequence[Line]) -> str:
+    """Returns how true generated scenes are: to physics, and to genuine pictures."""
     rows, used = [], []
     for line in newest(labels, "shapes"):
         used.append(line)
@@ -108,13 +109,20 @@ def scenes_section(labels: Sequence[Line], transfer: Sequence[Line]) -> str:
             what = f"height named by a CNN that saw generated towers only: on {name} ones"
             rows.append([what, f"{line[name]['accuracy']:.1%}", "", origin(line)])
         rows.append(["ratio of the two", f"{line['ratio']:.1%}", "85% (bar)", origin(line)])
+    for line in newest(rooms, "textures"):
+        used.append(line)
+        (drawn,) = [row for row in line["rows"] if row.get("frames") == "drawn"]
+        what = f"published GQN frames drawn again, {line['textures']} textures: mean distance"
+        rows.append([what, f"{drawn['error']:.1f} of 255 levels", "", origin(line)])
     missing = [] if labels else ["python -m benchmarks.tower_labels --towers 1000"]
     if not transfer:
         missing.append(
             "python -m benchmarks.tower_transfer --genuine shapestacks_real_2000_64px.npz"
         )
-    head = ["towers", "here", "aim", "from"]
-    return section("Generated towers", head, rows, commands(used, missing))
+    if not rooms:
+        missing.append("python -m benchmarks.gqn_sheet")
+    head = ["what", "here", "aim", "from"]
+    return section("Generated scenes", head, rows, commands(used, missing))
 
 
 def metrics_section(lines: Sequence[Line]) -> str:

@@ -8,6 +8,7 @@ of its own; a row that fails is reported and left out, and `--resume` skips thos
 
     python -m benchmarks.rl --representations state genesis --seeds 0 1 2 --steps 500000
     python -m benchmarks.rl --env-id GenesisRL/SpritePush-v0 --heads mlp transformer
+    python -m benchmarks.rl --random --episodes 1000
     python -m benchmarks.rl --report
     python -m benchmarks.rl --quick
 """
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
     parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
     parser.add_argument("--resume", action="store_true", help="skip rows that are finished")
+    parser.add_argument("--random", action="store_true", help="only play the random policy")
     parser.add_argument("--report", action="store_true", help="only redraw what is in the results")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores, see docs")
     return parser
@@ -146,10 +148,12 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
     # several times what they save as soon as anything else runs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     device = prepare_device(args.device, args.threads)
-    from benchmarks.rl_playing import evaluate_random
     from benchmarks.rl_training import finished
 
     configs = plan(args)
+    if args.random:
+        play_randomly([config for config, _ in configs])
+        return
     done = {folder: finished(folder) for _, folder in configs if not args.quick}
     kept = [folder for folder, row in done.items() if row]
     if kept and not args.resume:
@@ -161,14 +165,7 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
         check_same(config, done.get(folder), folder)
     check_encoders([config for config, _ in configs])
 
-    random: dict[str, Row] = {}
-    for config, _ in configs:
-        if config.env_id not in random:
-            random[config.env_id] = score = evaluate_random(config)
-            print(
-                f"{config.env_id}, random policy: success {score['success']:.2f}, return "
-                f"{score['return']:.2f}"
-            )
+    random = play_randomly([config for config, _ in configs])
     rows, failed = [], []
     for config, folder in configs:
         row = done.get(folder)
@@ -191,6 +188,19 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
             f"{len(failed)} of {len(configs)} rows failed, see {failed[0] / 'error.txt'}; once "
             "that is mended, add --resume to train the rest"
         )
+
+
+def play_randomly(configs: Sequence[Any]) -> dict[str, Row]:
+    """Returns and prints what a random policy gets in each task."""
+    from benchmarks.rl_playing import evaluate_random
+
+    scores = {}
+    for config in {config.env_id: config for config in configs}.values():
+        scores[config.env_id] = score = evaluate_random(config)
+        shown = [f"success {score['success']:.3f}", f"return {score['return']:.3f}"]
+        shown += [f"success with {name} {value:.3f}" for name, value in score["transfer"].items()]
+        print(f"{config.env_id}, random policy: {', '.join(shown)}", flush=True)
+    return scores
 
 
 def plan(args: Any) -> list[tuple[Any, Path]]:

@@ -1,4 +1,4 @@
-"""Environments made of scenes: sprites on a plane, drawn as images, masks or factors.
+"""Environments made of scenes, sprites on a plane or solids in a room: images, masks or factors.
 
 Importing this package registers the ids, so that both of these work:
 
@@ -13,6 +13,7 @@ for _task, _module in (
     ("SpritePush", "sprite_push"),
     ("SpriteObjectComparison", "sprite_comparison"),
     ("SpritePropertyComparison", "sprite_comparison"),
+    ("RoomReach", "room_reach"),
 ):
     gym.register(
         id=f"GenesisRL/{_task}-v0",

@@ -1,12 +1,12 @@
 """The recipe of the GQN rooms: one to three objects on the floor of a square room.
 
-Shapes: B rooms, N = 3 places for objects in each. A room is a pure function of a seed and an index:
-it does not depend on the batch that it is drawn in. Lengths are in world units, z is up, and the
-floor is z = 0 with |x|, |y| <= 3.5.
+Shapes: B rooms, N places for objects in each (3, as drawn here). A room is a pure function of a
+seed and an index: it does not depend on the batch that it is drawn in. Lengths are in world units,
+z is up, and the floor is z = 0 with |x|, |y| <= 3.5.
 
 Published are the room, the seven shapes, the number of objects and the ring that the camera moves
-on. Camera, sizes, colours and the lamp's places were measured on published frames; that objects are
-placed uniformly, without touching, agrees with the eleven whose places could be found.
+on. Camera, sizes, colours and the lamp's places were measured on published frames
+(`benchmarks/gqn_published.py`). How objects are placed is unknown: here uniformly, not touching.
 """
 
 import math
@@ -37,15 +37,15 @@ _TRIES = 24  # places drawn for an object until one is free
 # Half sizes in x, y and z, from and to. Where x and y are the same number they are drawn together.
 _SIZES = {
     "box": ((0.1, 0.45), (0.1, 0.45), (0.1, 0.45)),
-    "sphere": ((0.11, 0.46),) * 3,
-    "cylinder": ((0.12, 0.35), (0.12, 0.35), (0.2, 0.5)),
+    "sphere": ((0.11, 0.48),) * 3,
+    "cylinder": ((0.12, 0.37), (0.12, 0.37), (0.2, 0.5)),
     "capsule": ((0.2, 0.36), (0.2, 0.36), (0.525, 0.525)),
-    "cone": ((0.36, 0.36), (0.36, 0.36), (0.365, 0.365)),
-    "icosahedron": ((0.425, 0.425),) * 3,
-    "triangle": ((0.693, 0.693), (0.207, 0.207), (0.6, 0.6)),
+    "cone": ((0.405, 0.405), (0.405, 0.405), (0.38, 0.38)),
+    "icosahedron": ((0.44, 0.44),) * 3,
+    "triangle": ((0.715, 0.715), (0.236, 0.236), (0.62, 0.62)),
 }
 _TRIANGLE_ROOM = 0.55
-_SATURATION = (0.75, 1.0)
+_SATURATION = (0.7, 1.0)
 _LIGHT = ((1.5, 3.4), (1.5, 3.4), (6.3, 6.8))  # where the light may be: |x|, |y| and z
 
 
@@ -93,11 +93,13 @@ def draw_rooms(
     ranges = tables.sizes[shape]  # [B, N, 3, 2]
     share = _fractions(each[..., 1:4])
     share[..., 1] = torch.where(shape == ROOM_SHAPES.index("box"), share[..., 1], share[..., 0])
-    size = torch.lerp(ranges[..., 0], ranges[..., 1], share)
+    size = _between(ranges, share)
     return Rooms(
         shape=shape,
         size=size,
-        colour=_vivid(_fractions(each[..., 4]), _fractions(each[..., 5])),
+        colour=vivid(
+            _fractions(each[..., 4]), _between(tables.saturation, _fractions(each[..., 5]))
+        ),
         place=_places(fold(key, 2), footprints(shape, size)),
         yaw=2 * math.pi * _fractions(each[..., 6]),
         present=torch.arange(MAX_OBJECTS, device=index.device) < count,
@@ -159,7 +161,7 @@ def _solids(rooms: Rooms) -> Solids:
         position=torch.cat([rooms.place, middle[..., None]], dim=-1),
         rotation=_upright(rooms.yaw),
         colour=rooms.colour,
-        owner=torch.arange(1, MAX_OBJECTS + 1, device=rooms.shape.device) * rooms.present,
+        owner=torch.arange(1, width.shape[1] + 1, device=width.device) * rooms.present,
     )
 
 
@@ -175,7 +177,7 @@ def _light(draws: Tensor, ranges: Tensor) -> Tensor:
     """`[B, 3]`: off the room's axis in both directions; the lowest bits are the signs."""
     sides = 1 - 2 * (draws & 1)
     sides[:, 2] = 1
-    return torch.lerp(ranges[:, 0], ranges[:, 1], _fractions(draws)) * sides
+    return _between(ranges, _fractions(draws)) * sides
 
 
 def _places(key: Tensor, footprint: Tensor) -> Tensor:
@@ -194,7 +196,7 @@ def _places(key: Tensor, footprint: Tensor) -> Tensor:
     row = torch.arange(len(key), device=key.device)
     taken = tries[:, 0, :1]
     for k in range(1, MAX_OBJECTS):
-        apart = (tries[:, k, :, None] - taken[:, None]).norm(dim=-1)  # [B, tries, k]
+        apart = distance(tries[:, k, :, None] - taken[:, None])  # [B, tries, k]
         room = (apart - footprint[:, None, :k]).amin(dim=-1) - footprint[:, k, None]
         best = torch.where(room >= 0, rank, room).argmax(dim=1)
         taken = torch.cat([taken, tries[row, k, best][:, None]], dim=1)
@@ -207,18 +209,30 @@ def footprints(shape: Tensor, size: Tensor) -> Tensor:
     Half the diagonal of a box, the radius of round shapes, and a little less than half the width of
     triangles, which stand closer to others in the published frames.
     """
-    width, depth, _ = size.unbind(-1)
-    diagonal = torch.hypot(width, depth)
-    flat = torch.where(shape == ROOM_SHAPES.index("triangle"), _TRIANGLE_ROOM, width)
+    diagonal = distance(size[..., :2])
+    flat = torch.where(shape == ROOM_SHAPES.index("triangle"), _TRIANGLE_ROOM, size[..., 0])
     return torch.where(shape == ROOM_SHAPES.index("box"), diagonal, flat)
 
 
-def _vivid(hue: Tensor, share: Tensor) -> Tensor:
-    """RGB of a hue in [0, 1) at full value; the saturation is this share of its range."""
-    saturation = _SATURATION[0] + (_SATURATION[1] - _SATURATION[0]) * share
+def vivid(hue: Tensor, saturation: Tensor) -> Tensor:
+    """`[..., 3]` RGB of these hues, in [0, 1), and saturations, at full value."""
     turns = torch.stack([6 * hue, 6 * hue + 4, 6 * hue + 2], dim=-1)
     ramp = (turns % 6 - 3).abs() - 1
     return 1 - saturation[..., None] * (1 - ramp.clamp(0, 1))
+
+
+def _between(ranges: Tensor, share: Tensor) -> Tensor:
+    """So far from `ranges[..., 0]` to `ranges[..., 1]`.
+
+    In two steps: what `lerp` fuses into one is not the same in every place of a vector.
+    """
+    return ranges[..., 0] + (ranges[..., 1] - ranges[..., 0]) * share
+
+
+def distance(vector: Tensor) -> Tensor:
+    """`[...]`, the length of `[..., 2]` vectors, the same in every place of a batch."""
+    x, y = vector.unbind(-1)
+    return (x * x + y * y).sqrt()
 
 
 def _fractions(draws: Tensor) -> Tensor:
@@ -233,11 +247,13 @@ class _Tables(NamedTuple):
         kind: `[7]` int64, the primitive that a shape is, an index into `SOLIDS`.
         sizes: `[7, 3, 2]`, the smallest and the largest half size of every shape.
         light: `[3, 2]`, where the light may be.
+        saturation: `[2]`.
     """
 
     kind: Tensor
     sizes: Tensor
     light: Tensor
+    saturation: Tensor
 
 
 @lru_cache(maxsize=16)
@@ -245,4 +261,5 @@ def _tables(device: torch.device) -> _Tables:
     with torch.inference_mode(False):  # they outlive the caller's mode
         kind = torch.tensor([SOLIDS.index(shape) for shape in ROOM_SHAPES])
         sizes = torch.tensor([_SIZES[shape] for shape in ROOM_SHAPES])
-        return _Tables(*(table.to(device) for table in (kind, sizes, torch.tensor(_LIGHT))))
+        tables = _Tables(kind, sizes, torch.tensor(_LIGHT), torch.tensor(_SATURATION))
+        return _Tables(*(table.to(device) for table in tables))

@@ -9,15 +9,16 @@ from envs.base import Outcome, SceneEnv
 from envs.counter_rng import bits, integers, without_repeats
 from envs.scene import SHAPES
 from envs.sprites import (
-    CONTACT,
     HIGH,
     LOW,
-    SCALE,
     TARGET,
+    TOUCH,
+    TOUCH_SQUARED,
     Kinds,
     SpriteWorld,
     clear_places,
     scatter_apart,
+    squared,
     touches,
 )
 from envs.vector import SceneVectorEnv
@@ -28,8 +29,7 @@ GOAL = ("ellipse", (127, 255, 127))
 CORNER = (LOW, HIGH)
 """Where the goal is: at the left and at the bottom."""
 
-_TOUCH = 2 * SCALE * CONTACT  # distance of the centres of two sprites that touch
-_BEHIND = ((LOW, HIGH - _TOUCH), (LOW + _TOUCH, HIGH))
+_BEHIND = ((LOW, HIGH - TOUCH), (LOW + TOUCH, HIGH))
 """Bounds of x and of y that leave the agent room to the right of the square and above it."""
 
 
@@ -82,12 +82,12 @@ class SpritePush(SpriteWorld):
         """Moves the agents, and what is in their way; if something else is there, nothing moves."""
         agent, things = self._scene.centre[:, -1], self._scene.centre[:, 1:-1]  # views
         ahead = (agent + steps).clamp_(LOW, HIGH)
-        pushed = _squared(things - ahead[:, None]) < _TOUCH**2  # [B, M]
+        pushed = squared(things - ahead[:, None]) < TOUCH_SQUARED  # [B, M]
         moved = things + (ahead - agent)[:, None] * pushed[..., None]
 
         outside = ((moved < LOW) | (moved > HIGH)).any(dim=2) & pushed
-        between = _squared(moved[:, :, None] - moved[:, None])  # [B, M, M]
-        hits = (between < _TOUCH**2) & pushed[:, :, None] & ~pushed[:, None]
+        between = squared(moved[:, :, None] - moved[:, None])  # [B, M, M]
+        hits = (between < TOUCH_SQUARED) & pushed[:, :, None] & ~pushed[:, None]
         free = ~(outside | hits.any(dim=2)).any(dim=1)  # [B]
         agent.copy_(torch.where(free[:, None], ahead, agent))
         things.copy_(torch.where(free[:, None, None], moved, things))
@@ -98,10 +98,6 @@ class SpritePush(SpriteWorld):
         terminated = touching.any(dim=1)
         success = terminated & (nearest == self._goal)
         return Outcome(success.float(), terminated, success)
-
-
-def _squared(away: Tensor) -> Tensor:
-    return (away * away).sum(-1)
 
 
 class SpritePushEnv(SceneEnv):

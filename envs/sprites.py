@@ -34,6 +34,11 @@ CONTACT = 0.15
 """Sprites of scales a and b touch when their centres are closer than `CONTACT * (a + b)`: half the
 side of the square, and the radius of the disc with the area of the ellipse, at scale 1."""
 
+TOUCH = 2 * SCALE * CONTACT
+"""Two sprites here touch when their centres are closer."""
+
+TOUCH_SQUARED = torch.tensor(TOUCH).square().item()  # rounded as squared distances are
+
 CLEARANCE, GAP = 0.2, 0.28
 """Least distance of an object from the agent's start, and of two objects from each other."""
 
@@ -195,10 +200,13 @@ def touches(scene: SpriteScene, one: int, others: slice) -> tuple[Tensor, Tensor
     Returns:
         `[B, M]` bool, and `[B]` int64, which decides if several are touched at once.
     """
-    away = scene.centre[:, others] - scene.centre[:, one, None]  # [B, M, 2]
-    distance = (away * away).sum(-1)  # squared
-    contact = (scene.scale[:, others] + scene.scale[:, one, None]) * CONTACT
-    return distance < contact * contact, distance.argmin(dim=1)
+    distance = squared(scene.centre[:, others] - scene.centre[:, one, None])  # [B, M]
+    return distance < TOUCH_SQUARED, distance.argmin(dim=1)
+
+
+def squared(away: Tensor) -> Tensor:
+    """Squared lengths of vectors `[..., 2]`."""
+    return (away * away).sum(-1)
 
 
 def scatter_apart(keys: Tensor, tables: Sequence[Tensor], taken: Tensor | None = None) -> Tensor:
@@ -223,7 +231,7 @@ def scatter_apart(keys: Tensor, tables: Sequence[Tensor], taken: Tensor | None =
             chosen = candidates[:, :1]
             continue
         away = candidates[:, :, None] - chosen[:, None]  # [B, candidates, before, 2]
-        distance = (away * away).sum(-1).amin(-1)  # squared, to the nearest
+        distance = squared(away).amin(-1)  # to the nearest
         best = distance.clamp_(max=GAP**2).argmax(dim=1)  # the first, if several are far enough
         chosen = torch.cat([chosen, candidates[rows, best][:, None]], dim=1)
     assert chosen is not None

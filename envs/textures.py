@@ -252,57 +252,55 @@ def _procedural_stack(size: int) -> SurfaceTextures:
 
 def _boards(size: int) -> Picture:
     board, edge = patterns.planks(size, 12, 3, 41)
-    grain = noise(size, 6, 96, 42, octaves=3) - 0.5
-    tone = 0.06 * tones(board, 43) + 0.35 * grain - 0.18 * (edge < 0.03)
-    return np.array([205, 150, 100]) * (1 + tone[..., None])
+    grain = noise(size, 16, 64, 42, octaves=3) - 0.5
+    tone = 0.06 * tones(board, 43) + 0.6 * grain - 0.18 * (edge < 0.03)
+    return np.array([155, 126, 88]) * (1 + tone[..., None])
 
 
 def _stone_slabs(size: int) -> Picture:
     u, v = patterns.coordinates(size)
-    joint = np.minimum(np.abs(u * 8 - np.round(u * 8)), np.abs(v * 8 - np.round(v * 8))) < 0.02
+    joint = np.minimum(np.abs(u * 4 - np.round(u * 4)), np.abs(v * 4 - np.round(v * 4))) < 0.01
     speckle = noise(size, 160, 160, 51) - 0.5
     tone = 0.2 * speckle + 0.05 * (noise(size, 5, 5, 52, octaves=3) - 0.5) + 0.1 * joint
-    return np.array([146, 146, 146]) * (1 + tone[..., None])
+    return np.array([114, 114, 114]) * (1 + tone[..., None])
 
 
 def _parquet(size: int) -> Picture:
-    strip, edge = patterns.basket(size, 12, 5)
+    strip, edge = patterns.basket(size, 8, 5)
     grain = noise(size, 64, 64, 61, octaves=2) - 0.5
     tone = 0.12 * tones(strip, 62) + 0.15 * grain - 0.55 * (edge < 0.1)
-    return np.array([150, 92, 52]) * (1 + tone[..., None])
+    return np.array([130, 92, 59]) * (1 + tone[..., None])
 
 
 def _chips(size: int) -> Picture:
-    piece, depth = patterns.cells(size, 40, 71, stretch=2.2)
-    palette = ((196, 160, 116), (150, 112, 74), (118, 84, 56), (214, 186, 146), (92, 70, 52))
+    piece, depth = patterns.cells(size, 72, 71, stretch=2.2)
+    palette = ((155, 135, 106), (128, 106, 79), (103, 87, 70), (168, 151, 122), (88, 79, 67))
     shade = shades(piece, palette, 72)
     return shade * (1 + 0.3 * (noise(size, 64, 64, 73) - 0.5) - 0.35 * (depth < 0.08))[..., None]
 
 
 def _granite(size: int) -> Picture:
-    piece, depth = patterns.cells(size, 96, 81)
-    palette = ((150, 112, 104), (118, 88, 82), (176, 148, 138), (92, 66, 62), (196, 176, 168))
+    piece, depth = patterns.cells(size, 128, 81)
+    palette = ((118, 99, 91), (103, 86, 79), (132, 116, 106), (88, 74, 68), (143, 130, 121))
     return shades(piece, palette, 82) * (1 - 0.3 * (depth < 0.1))[..., None]
 
 
 def _checks(size: int) -> Picture:
-    return _tiles(size, ((205, 205, 200), (34, 34, 36), (110, 165, 185), (150, 150, 128)), 91)
+    return _tiles(size, ((190, 190, 184), (34, 34, 36), (78, 124, 136), (150, 150, 128)), 91)
 
 
 def _dark_checks(size: int) -> Picture:
-    return _tiles(size, ((190, 190, 184), (34, 34, 36), (60, 60, 60), (120, 120, 104)), 92)
+    return _tiles(size, ((170, 170, 164), (34, 34, 36), (95, 128, 142), (150, 145, 120)), 92)
 
 
 def _tiles(size: int, palette: Sequence[Sequence[float]], seed: int) -> Picture:
     """Large tiles between dark joints; the last colour of the palette is speckled."""
     u, v = patterns.coordinates(size)
-    i, j = np.floor(u * 8).astype(int), np.floor(v * 8).astype(int)
-    kind = np.where(
-        (i + j) % 2, 1, np.array([0, 2, 3])[(patterns.uniform(seed, 8, 8)[j, i] * 3).astype(int)]
-    )
+    i, j = np.floor(u * 4).astype(int), np.floor(v * 4).astype(int)
+    kind = (patterns.uniform(seed, 16).argsort() // 4)[4 * j + i]  # four tiles of each
     speckled = (kind == len(palette) - 1) * (noise(size, 128, 128, seed + 1) > 0.55)
     tone = 1 + 0.15 * (noise(size, 32, 32, seed + 2, octaves=3) - 0.5) - 0.6 * speckled
-    joint = np.minimum(np.abs(u * 8 - np.round(u * 8)), np.abs(v * 8 - np.round(v * 8))) < 0.03
+    joint = np.minimum(np.abs(u * 4 - np.round(u * 4)), np.abs(v * 4 - np.round(v * 4))) < 0.04
     return np.where(joint[..., None], 28.0, np.asarray(palette, float)[kind] * tone[..., None])
 
 

@@ -1,9 +1,11 @@
-"""What processes on one machine have to agree on: its cores, who writes to a folder, when to go."""
+"""What processes on one machine share: its cores, its disk, who writes to a folder, their end."""
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,3 +35,14 @@ def stop_with_parent() -> None:
     """Makes the kernel send SIGTERM, upon which a run saves, when the process's parent is gone."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, on Linux
+
+
+def require_space(folder: Path, needed: int, advice: str) -> None:
+    """Raises an OSError unless so many bytes are free where the folder is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} needs {needed / 1e9:.1f} GB more, but only {free / 1e9:.1f} GB are free; "
+            f"{advice}",
+        )

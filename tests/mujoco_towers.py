@@ -30,7 +30,8 @@ _MODEL = """
     <global offwidth="640" offheight="640"/>
   </visual>
   <asset>
-    <texture type="skybox" builtin="gradient" rgb1=".4 .6 .8" rgb2="0 0 0" width="256" height="256"/>
+    <texture type="skybox" builtin="gradient" rgb1=".4 .6 .8" rgb2="0 0 0" width="256"
+      height="256"/>
     {surfaces}
   </asset>
   <worldbody>

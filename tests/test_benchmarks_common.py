@@ -18,7 +18,7 @@ def test_a_result_line_says_where_it_came_from(tmp_path, capsys):
         device=CPU,
         seed=[0, 1],
         folder=tmp_path,
-        argv=["--images", "320", "--results-dir", str(tmp_path)],
+        argv=["--images", "320", "--results-dir", str(tmp_path), f"--out={tmp_path}"],
     )
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == line
     assert common.read_lines(tmp_path / "segmentation.jsonl") == [line]

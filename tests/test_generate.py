@@ -247,7 +247,7 @@ def test_a_damaged_marker_is_named(tmp_path, log):
 
 def test_a_disk_without_space_is_noticed_before_it_is_full(tmp_path, log, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
-    with pytest.raises(OSError, match=r"needs about 0\.0 GB, but only 0\.0 GB are free") as raised:
+    with pytest.raises(OSError, match=r"needs 0\.0 GB more, but only 0\.0 GB are free") as raised:
         make(Noise(log), tmp_path / "data")
     assert raised.value.errno == errno.ENOSPC
 

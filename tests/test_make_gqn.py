@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def test_the_marker_lists_files_of_published_names(root):
     assert marker["settings"]["textures"] == "procedural"
     records = {n.removeprefix(f"{folder}/"): f.get("records") for n, f in marker["files"].items()}
     train = {f"train/{n}-of-3.tfrecord": min(2, 7 - 2 * n) for n in (1, 2, 3)}
-    assert records == {**train, "test/1-of-1.tfrecord": 2, "test_masks/1-of-1.npz": None}
+    masks = dict.fromkeys(("train_masks/3-of-3.npz", "test_masks/1-of-1.npz"))
+    assert records == {**train, "test/1-of-1.tfrecord": 2, **masks}
     assert SMALL.images == 70
 
 
@@ -82,6 +84,26 @@ def test_frames_cameras_and_masks_are_those_of_the_rooms_drawn(root, reader):
     owners = int(draw_rooms(key, torch.tensor([1])).present.sum())
     assert set(np.unique(masks[1])) <= set(range(owners + 1))
     assert masks[1].any(), "an object is seen in some view"
+
+
+def test_scenes_to_score_come_with_the_mask_of_the_view_that_is_shown(root, reader):
+    assert reader("train").batch([0]).masks is None
+    assert reader("val").batch([0]).masks.shape == (1, 64, 64)
+    test = reader("test")
+    shown = test.batch([0, 1])
+    for index in range(2):
+        frames = np.stack([decode_rgb(jpeg, 64) for jpeg in test.scene(index).frames])
+        (view,) = np.flatnonzero((frames == shown.images[index].numpy()).all(axis=(1, 2, 3)))
+        expected = test.scene_masks(index)[view]
+        np.testing.assert_array_equal(shown.masks[index].numpy(), expected)
+
+
+def test_damaged_masks_are_named(root, reader, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    beside = copy / "rooms_ring_camera/test_masks/1-of-1.npz"
+    beside.write_bytes(beside.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"test_masks/1-of-1\.npz: masks of scene 0 are damaged"):
+        Gqn("test", data_dir=copy).batch([0])
 
 
 def test_a_jpeg_file_is_what_pillow_and_tensorflow_write():

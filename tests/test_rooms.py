@@ -36,9 +36,14 @@ def standing(rooms, shape):
 
 
 def test_a_room_does_not_depend_on_its_batch(rooms):
-    for whole, alone in zip(rooms, draw_rooms(0, torch.tensor([77])), strict=True):
-        assert torch.equal(whole[77], alone[0])
-    assert torch.equal(view_angles(0, MANY)[77], view_angles(0, torch.tensor([77]))[0])
+    angles = view_angles(0, MANY)
+    whole = room_scene(rooms, ring_camera(angles[:, 0]))
+    for index in torch.arange(0, len(MANY), 67).split(1):
+        alone = room_scene(draw_rooms(0, index), ring_camera(view_angles(0, index)[:, 0]))
+        for part in ("solids", "stage", "camera"):
+            one, many = vars(getattr(alone, part)), vars(getattr(whole[index], part))
+            for name in {*one} - {"fovy"}:
+                assert torch.equal(one[name], many[name]), name
 
 
 def test_seeds_are_different_datasets(rooms):
@@ -87,7 +92,7 @@ def test_colours_are_vivid_and_of_every_hue(rooms):
     high, low = rooms.colour.amax(-1), rooms.colour.amin(-1)
     torch.testing.assert_close(high, torch.ones_like(high))
     assert low.min() >= 0
-    assert 0.24 < low.max() <= 0.25  # the saturation is 1 - low
+    assert 0.29 < low.max() <= 0.3  # the saturation is 1 - low
     for channel in range(3):
         third = (rooms.colour.argmax(-1) == channel).float().mean().item()
         assert third == pytest.approx(1 / 3, abs=0.02)
@@ -128,7 +133,7 @@ def test_a_triangle_is_equilateral_and_stands_on_one_side(rooms, solids):
     radius, height = solids.size[mine][:, 0], solids.position[mine][:, 2]
     torch.testing.assert_close(height, radius / 2)
     torch.testing.assert_close(rooms.size[mine][:, 2] * 2, 1.5 * radius)
-    torch.testing.assert_close(rooms.size[mine][:, 0], radius * 3**0.5 / 2, rtol=1e-3, atol=0)
+    torch.testing.assert_close(rooms.size[mine][:, 0], radius * 3**0.5 / 2, rtol=2e-3, atol=0)
 
 
 def test_the_camera_stands_on_its_ring_and_faces_the_axis():

@@ -27,14 +27,6 @@ def short(name):
     return name.removeprefix("GenesisRL/Sprite").removesuffix("-v0")
 
 
-def solve(name, state):
-    """A plan for the task, and the object that it is about."""
-    if name == PUSH:
-        return sprite_plans.push(state)
-    odd = {OBJECTS: sprite_plans.unlike_the_others, PROPERTIES: sprite_plans.unlike_in_one_property}
-    return sprite_plans.reach(state, odd[name](state))
-
-
 def starts(name, count, **options):
     """`[count, N + 1, 8]` sprites of as many first states."""
     env = gym.make_vec(name, num_envs=count, observation="state", **options)
@@ -56,7 +48,7 @@ def test_a_player_that_knows_the_truth_solves_the_task(name):
     env, episodes, solved = gym.make(name, observation="state"), 40, 0
     for seed in range(episodes):
         state, _ = env.reset(seed=seed)
-        path = solve(name, state)
+        path = sprite_plans.solve(name, state)
         if path is None:
             continue
         for action in path[:-1]:

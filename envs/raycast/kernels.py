@@ -2,7 +2,7 @@
 
 `renderer`, with the modules that it names, defines what is computed; this is the same in registers,
 so that nothing is written to memory but the picture. Scenes are handed over as tables of float32,
-one row a scene, a plane of a scene, or a primitive; see `_tables`.
+one row a scene, a plane of a scene, or a primitive; see `SceneTables`.
 
 Imported by the first renderer on a CUDA device, and only there: CUDA builds of torch bring Triton.
 """

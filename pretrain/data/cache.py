@@ -6,12 +6,10 @@ the manifest names it: a conversion that was killed goes on behind the last one,
 out too short is made longer. Training maps the files, or copies them to its device.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,10 +22,11 @@ from tqdm import tqdm
 from genesis_rl.durable import parse_json, replace_file, to_json
 from pretrain.data.images import ImageBatch
 from pretrain.data.pixels import in_threads
-from pretrain.machine import only_process
+from pretrain.machine import only_process, require_space
 
 SHARD = 4096  # images: 50 MB at 64 x 64 pixels
 FORMAT = 1
+_ADVICE = "use fewer images, or set GENESIS_RL_CACHE to a folder on another disk"
 
 Arrays = tuple[np.ndarray, np.ndarray | None]  # [n, H, W, 3] uint8; [n, H, W] uint8 or None
 
@@ -260,7 +259,7 @@ def _write_shard(
         path = folder / f"{name}.u8"
         each = array[0].nbytes
         if not path.is_file() or path.stat().st_size < count * each:
-            _require_space(folder, (count - index * SHARD) * each)
+            require_space(folder, (count - index * SHARD) * each, _ADVICE)
         with path.open("r+b" if path.is_file() else "w+b") as file:
             file.seek(index * SHARD * each)
             file.write(np.ascontiguousarray(array, dtype=np.uint8).data)
@@ -269,16 +268,6 @@ def _write_shard(
         entry[name] = _hash(array)
     shards[index:] = [entry]
     replace_file(folder / "manifest.json", to_json(manifest))
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder} needs {needed / 1e9:.1f} GB more, but only {free / 1e9:.1f} GB are free; "
-            "use fewer images, or set GENESIS_RL_CACHE to a folder on another disk",
-        )
 
 
 def _hash(array: np.ndarray) -> str:

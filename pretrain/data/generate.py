@@ -7,10 +7,8 @@ them, the journal notes each unit that is done, and the marker is completed when
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +22,7 @@ from envs.base import usable_device
 from pretrain.data.manifest import Journal, Written
 from pretrain.data.pixels import in_threads
 from pretrain.data.workers import do_units
-from pretrain.machine import available_cores, only_process
+from pretrain.machine import available_cores, only_process, require_space
 
 __all__ = ["Recipe", "Written", "generate", "put_file"]
 
@@ -151,7 +149,8 @@ def _make(
     damaged = in_threads(journal.damaged, kept)
     journal.drop({unit for unit, bad in zip(kept, damaged, strict=True) if bad} | {units})
     pending = [unit for unit in range(units) if unit not in journal.units]
-    _require_space(root, recipe.bytes_per_image * recipe.images * len(pending) // units)
+    needed = recipe.bytes_per_image * recipe.images * len(pending) // units
+    require_space(root, needed, "generate fewer images, or into a folder on another disk")
     bar = tqdm(
         total=recipe.images,
         desc=f"generating {recipe.name}",
@@ -175,13 +174,3 @@ def _make(
                 file=sys.stderr,
             )
         raise
-
-
-def _require_space(root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{root} needs about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
-            "generate fewer images, or into a folder on another disk",
-        )

@@ -2,14 +2,12 @@
 
 A scene is a `tf.train.Example` of two features: `frames`, one JPEG file per view, and `cameras`,
 five float32 per view (x, y, z, yaw, pitch; handed through as they are). GENESIS learns from one
-view of each scene; there are no masks.
+view of each scene. There are no masks, but for the validation and test scenes of generated sets.
 """
 
 import hashlib
 import json
 import warnings
-import zipfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,14 @@ from envs.counter_rng import bits, fold
 from pretrain.data.cache import Arrays
 from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.example import BytesList, Feature, parse_example
-from pretrain.data.gqn_files import PUBLISHED, announced_counts, find_folder, split_files
+from pretrain.data.gqn_files import (
+    PUBLISHED,
+    announced_counts,
+    find_folder,
+    mask_file,
+    read_masks,
+    split_files,
+)
 from pretrain.data.images import SPLITS, check_split
 from pretrain.data.manifest import source_of
 from pretrain.data.pixels import decode_rgb, in_threads
@@ -51,6 +56,17 @@ class Scene(NamedTuple):
 
     frames: list[bytes]
     cameras: np.ndarray
+
+
+class Record(NamedTuple):
+    """The bytes of a scene, and where they are stored."""
+
+    path: Path
+    number: int
+    payload: bytes
+
+    def __str__(self) -> str:
+        return f"{self.path}: record {self.number}"
 
 
 class Gqn(CachedDataset):
@@ -103,6 +119,7 @@ class Gqn(CachedDataset):
         self._check_presence()
         self._parts = split_files(self._folder, split, Losses(on_corrupt))
         self._ends: list[int] = []  # scenes up to the end of each part, as far as counted
+        self._masked = all(mask_file(part.file.path).is_file() for part in self._parts)
         self.source = source_of(self._folder)
         self.size = self._count_to(size)
         self._key = fold(seed, SPLITS.index(split))
@@ -120,58 +137,57 @@ class Gqn(CachedDataset):
             "seed": self.seed,
             "image_size": self.image_size,
             "on_corrupt": self._on_corrupt,
+            "masked": self._masked,
         }
 
     def read(self, rows: np.ndarray) -> Arrays:
-        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        shape = (len(rows), self.image_size, self.image_size)
+        images = np.empty((*shape, 3), np.uint8)
+        masks = np.empty(shape, np.uint8) if self._masked else None
         numbers = bits(fold(self._key, torch.from_numpy(rows.astype(np.int64))), 1)[:, 0].numpy()
         views = numbers.astype(np.uint64) >> np.uint64(40)  # 24 random bits
 
         def decode(piece: slice) -> None:
-            payloads = self._payloads(rows[piece])
-            targets = zip(payloads, views[piece].tolist(), images[piece], strict=True)
-            for (where, payload), view, target in targets:
+            for at, record in zip(range(len(rows))[piece], self._records(rows[piece]), strict=True):
                 try:
-                    frames, _ = parse_scene(payload)
-                    start, stop = frames[view * len(frames) >> 24]
-                    picture = decode_rgb(payload[start:stop], NATIVE.get(self._variant))
+                    frames, _ = parse_scene(record.payload)
+                    view = int(views[at]) * len(frames) >> 24
+                    start, stop = frames[view]
+                    picture = decode_rgb(record.payload[start:stop], NATIVE.get(self._variant))
                 except ValueError as error:
-                    raise ValueError(f"{where}: {error}") from error
-                if len(picture) != self.image_size:
-                    pick = np.arange(self.image_size) * len(picture) // self.image_size
-                    picture = picture[np.ix_(pick, pick)]
-                target[...] = picture
+                    raise ValueError(f"{record}: {error}") from error
+                images[at] = self._sized(picture)
+                if masks is not None:
+                    masks[at] = self._sized(read_masks(record.path, record.number)[view])
 
         pieces = [slice(k, k + _PIECE) for k in range(0, len(rows), _PIECE)]
         in_threads(decode, pieces)
-        return images, None
+        return images, masks
 
     def scene(self, index: int) -> Scene:
         """All views of a scene, as they are stored."""
-        where, payload = next(self._payloads(self.checked([index]).cpu().numpy()))
+        record = self._record(index)
         try:
-            spans, cameras = parse_scene(payload)
+            spans, cameras = parse_scene(record.payload)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        return Scene([payload[start:stop] for start, stop in spans], cameras)
+            raise ValueError(f"{record}: {error}") from error
+        return Scene([record.payload[start:stop] for start, stop in spans], cameras)
 
     def scene_masks(self, index: int) -> np.ndarray | None:
-        """`[views, H, W]` uint8 masks of a generated test scene; there are none of genuine ones."""
-        row = int(self.checked([index])[0])
-        part = bisect_right(self._ends, row)
-        path = self._parts[part].file.path
-        beside = path.parent.parent / f"{path.parent.name}_masks" / f"{path.stem}.npz"
-        if not beside.is_file():
-            return None
-        number = row - (self._ends[part - 1] if part else 0) + self._parts[part].span().start
-        try:
-            with np.load(beside, allow_pickle=False) as archive:
-                return np.asarray(archive["masks"][number], dtype=np.uint8)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError) as error:
-            raise ValueError(f"{beside}: masks of scene {number} are damaged ({error})") from error
+        """`[views, H, W]` uint8 masks of a generated scene, if it is for validation or testing."""
+        record = self._record(index)
+        return read_masks(record.path, record.number) if self._masked else None
 
-    def _payloads(self, rows: np.ndarray) -> Iterator[tuple[str, bytes]]:
-        """Where each of these scenes is stored, in words, and its record."""
+    def _sized(self, picture: np.ndarray) -> np.ndarray:
+        """A frame or a mask of another size takes the nearest pixel."""
+        pick = np.arange(self.image_size) * len(picture) // self.image_size
+        return picture if len(picture) == self.image_size else picture[np.ix_(pick, pick)]
+
+    def _record(self, index: int) -> Record:
+        return next(self._records(self.checked([index]).cpu().numpy()))
+
+    def _records(self, rows: np.ndarray) -> Iterator[Record]:
+        """Where each of these scenes is stored, and its bytes."""
         parts = [bisect_right(self._ends, row) for row in rows.tolist()]
         begin = 0
         while begin < len(rows):
@@ -182,7 +198,7 @@ class Gqn(CachedDataset):
             start = self._parts[part].span().start
             numbers = [row - first + start for row in rows[begin:end].tolist()]
             for number, payload in zip(numbers, file.read(numbers), strict=True):
-                yield f"{file.path}: record {number}", payload
+                yield Record(file.path, number, payload)
             begin = end
 
     def _count_to(self, size: int | None) -> int:

@@ -33,7 +33,7 @@ from pretrain.data.tfrecord import write_records
 
 IMAGE_SIZE = 64
 _GROUP = 100  # scenes that are rendered together
-_REVISION = 1  # goes up whenever the same settings give other bytes
+_REVISION = 2  # goes up whenever the same settings give other bytes
 
 
 class SceneFile(NamedTuple):
@@ -92,15 +92,15 @@ class GqnRecipe:
         return self._files("train") + self._files("test")
 
     def write(self, unit: int, root: Path, device: torch.device) -> dict[str, Written]:
-        """Writes one TFRecord file, and the masks beside it if it is for testing."""
+        """Writes one TFRecord file, and the masks beside it unless it is for training alone."""
         split, name, scenes = self.file(unit)
         path = f"rooms_ring_camera/{split}/{name}.tfrecord"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         masks: list[np.ndarray] = []
         done = write_records(root / path, self._payloads(split, scenes, device, masks))
         files = {path: Written(done.sha256, done.bytes, done.records)}
-        if split == "test":
-            path = f"rooms_ring_camera/test_masks/{name}.npz"
+        if self._is_scored(unit):
+            path = f"rooms_ring_camera/{split}_masks/{name}.npz"
             buffer = io.BytesIO()
             np.savez_compressed(buffer, masks=np.concatenate(masks))
             files[path] = put_file(root / path, buffer.getvalue())
@@ -116,6 +116,11 @@ class GqnRecipe:
 
     def _files(self, split: str) -> int:
         return -(-getattr(self, split) // self.scenes_per_file)
+
+    def _is_scored(self, unit: int) -> bool:
+        """Whether a file has scenes for testing or, as the reader splits them, for validation."""
+        files = self._files("train")
+        return unit >= files - max(1, files // 60)
 
     def file(self, unit: int) -> SceneFile:
         """The file that a unit writes."""
