@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from pretrain.config import Config
 from pretrain.machine import stop_with_parent
@@ -172,11 +175,41 @@ def join() -> Ranks:
     if world > 1:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            dist.init_process_group(backend, timeout=_TIMEOUT)
+            store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+            store = meet(store, rank, world)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT
+            )
         except (RuntimeError, ValueError) as error:
             line = " ".join(str(error).split())[:200]
             raise Stop(1, f"rank {rank} cannot reach the others: {line}") from error
     return Ranks(rank, world, local_rank)
+
+
+def meet(store: dist.Store, rank: int, world: int) -> dist.Store:
+    """A part of the store that is for this start of the ranks alone.
+
+    torchrun may keep a store when it starts ranks again (2.13 does), and with it the addresses of
+    the dead. Rank 0 makes up a name, and the others take it once it has answered them by it:
+    a name that an earlier start has left behind gives no answer to newcomers.
+    """
+    me = uuid.uuid4().hex
+    if rank == 0:
+        store.set("meeting", me)
+        for other in range(1, world):
+            newcomer = store.get(f"{me}/{other}").decode()
+            store.set(f"{me}/{other}/{newcomer}", "welcome")
+        return dist.PrefixStore(me, store)
+    deadline = time.monotonic() + _TIMEOUT.total_seconds()
+    while True:
+        meeting = store.get("meeting").decode()
+        store.set(f"{meeting}/{rank}", me)
+        try:
+            store.wait([f"{meeting}/{rank}/{me}"], timedelta(seconds=1))
+            return dist.PrefixStore(meeting, store)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
 
 
 class _Mean(torch.autograd.Function):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from train_in_ranks import BAD_STEP, STEPS, everything
 
 from pretrain.assembly import pick_device
 from pretrain.engine import Engine
-from pretrain.ranks import Ranks, join
+from pretrain.ranks import Ranks, join, meet
 from pretrain.run import main
 from pretrain.signals import Agreement, Signals
 from pretrain.state import Stop
@@ -155,6 +156,20 @@ def test_every_rank_takes_its_own_gpu(monkeypatch):
         pick_device("auto", 2)
     with pytest.raises(Stop, match="one GPU for several processes"):
         pick_device("cuda:0", 1)
+
+
+def test_ranks_that_start_again_do_not_take_the_dead_for_the_living():
+    store = torch.distributed.HashStore()
+    starts = []
+    for _ in range(2):  # both by the same store
+        with ThreadPoolExecutor() as pool:
+            late = [pool.submit(meet, store, rank, 3) for rank in (2, 1)]
+            time.sleep(0.1)  # until they have found the name of the earlier start, if there is one
+            met = [pool.submit(meet, store, 0, 3), *late]
+        parts = [future.result() for future in met]
+        parts[0].set("address", str(len(starts)))
+        starts.append([part.get("address") for part in parts])
+    assert starts == [[b"0"] * 3, [b"1"] * 3]
 
 
 class OneMore(Ranks):
