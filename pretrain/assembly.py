@@ -84,20 +84,28 @@ def open_split(config: Config, split: str, size: int | None, device: torch.devic
     )
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     """Returns the device of that name; auto prefers CUDA.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        local_rank: Which of several processes on its machine this is; each has a GPU of its own.
 
     Raises:
         Stop: There is no such GPU (status 2).
     """
     available = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
+        name = "cuda" if available else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     device = torch.device(name)
     if device.type == "cuda" and not available:
         raise Stop(2, f"--device {name} needs a CUDA GPU, but torch sees none; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Stop(2, f"--device {name}: there are only {torch.cuda.device_count()} GPUs")
+    if local_rank and name.startswith("cuda:") and device.index != local_rank:
+        raise Stop(2, f"--device {name} is one GPU for several processes; use --device cuda")
     return device
 
 

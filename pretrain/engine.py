@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.average import WeightAverage
+from pretrain.ranks import Ranks
 from pretrain.readings import SKIPPED, Readings, judge, new_book, read_book
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -30,21 +31,28 @@ class Engine:
     A step with a NaN or an infinity in error, KL or any gradient leaves weights, Adam's moments,
     normalisation statistics and the objective as they were, and is counted.
 
+    Where several ranks train, each takes its share of the very batch and noise that a single
+    process would take. Error and KL are averaged before the objective sees them, gradients and
+    running statistics before anything is judged, so all ranks decide and learn the same. Batch
+    normalisation alone tells the difference: it normalises by the statistics of a rank's share.
+
     Args:
         model: Maps images `[B, 3, H, W]` and noise `[B, K, D]` to an output with `error` and `kl`.
         objective: Maps mean error and KL to a loss, and keeps its state, `beta` included, in
             buffers.
         images: `[N, H, W, 3]` uint8, on the model's device.
-        batch_size: B.
+        batch_size: B, of all ranks together.
         learning_rate: Of Adam.
         betas: Of Adam.
         schedule: Factor on the learning rate as a function of the steps made; None for 1.
         clip: Largest norm of the gradient; 0 for any.
         average: Decay of a running average of the weights, in `averaged_model`; 0 for none.
-        seed: Of the order of the images. Noise comes from torch's global generator.
+        seed: Of the order of the images. Noise comes from torch's global generator, which is in
+            the same state on all ranks.
         precision: Of the convolutions on CUDA; the losses are float32.
         compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
             step as a graph. Where that is impossible a warning says so and training is eager.
+        ranks: The processes that train this model.
     """
 
     def __init__(
@@ -62,10 +70,14 @@ class Engine:
         seed: int = 0,
         precision: Precision = "fp32",
         compile: bool = False,
+        ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
     ):
         if len(images) < batch_size:
             raise ValueError(f"a batch of {batch_size} needs as many images, but got {len(images)}")
+        if batch_size % ranks.world:
+            raise ValueError(f"{ranks.world} ranks cannot share a batch of {batch_size} evenly")
         self.model, self.objective = model.train(), objective.train()
+        self.ranks = self._partners = ranks
         self.images = images
         self.batch_size, self.seed, self.precision = batch_size, seed, precision
         self.device = images.device
@@ -94,9 +106,10 @@ class Engine:
         self._average = WeightAverage(model, average) if average else None
 
         self._buffers = _by_dtype([*_state_buffers(model), *_state_buffers(objective)])
+        self._statistics = [b for b in _state_buffers(model) if b.is_floating_point()]
         self._order = torch.zeros(len(images), dtype=torch.long, device=self.device)
         self._order_epoch = -1
-        self._rows = torch.arange(batch_size, device=self.device)
+        self._rows = ranks.share(torch.arange(batch_size, device=self.device))
         self._position = torch.zeros((), dtype=torch.long, device=self.device)
         self._book = new_book(self.device)
 
@@ -118,18 +131,10 @@ class Engine:
         """Compiles and captures the step, if that was asked for; the training state stays put."""
         if not self._compile_wanted:
             return
-        for compiled in (True, False):
-            try:
-                self._prepare(compiled)
-                return
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # whatever a compiler may raise
-                self._run_eagerly()
-                what = "torch.compile" if compiled else "a CUDA graph"
-                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                warnings.warn(f"training without {what}: {line}", stacklevel=2)
-            if self.device.type != "cuda":
+        # Of several ranks each tries it alone first: where one fails, no other is left waiting.
+        tries = [Ranks(), self.ranks] if self.ranks.world > 1 else [self.ranks]
+        for compiled in (True, False) if self.device.type == "cuda" else (True,):
+            if all(self._can_prepare(compiled, ranks) for ranks in tries):
                 return
 
     def step(self) -> None:
@@ -196,13 +201,14 @@ class Engine:
 
     def _step(self) -> None:
         before = [torch.cat(_flat(group)) for group in self._buffers]
-        error, kl = self._losses(self._noise())
+        error, kl = self._partners.means(*self._losses(self._noise()))
         # Not compiled: the objective moves a buffer that its own gradient needs as it was, and
         # inductor (2.13) then takes the moved one.
         loss = self.objective(error, kl)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self._partners.average([*gradients, *self._statistics])
         norms = torch.stack(torch._foreach_norm(gradients))
         values = [value.detach() for value in (loss, error, kl)]
         good, skip, book = self._judge(norms, *values, self._book)
@@ -220,15 +226,15 @@ class Engine:
 
     def _noise(self) -> Tensor:
         slots, size = self.model.num_slots, self.model.slot_dim
-        return torch.randn(self.batch_size, slots, size, device=self.device)
+        return self.ranks.share(torch.randn(self.batch_size, slots, size, device=self.device))
 
     def _batch(self) -> Tensor:
-        """The step's images, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
+        """This rank's images of the step, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
         rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
         return self.images.index_select(0, rows).permute(0, 3, 1, 2).float() / 255
 
     def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean error and mean KL of the step's images."""
+        """Returns mean error and mean KL of this rank's images of the step."""
         with self.autocast():
             output = self.model(self._batch(), noise)
         return output.error.mean(), output.kl.mean()
@@ -244,6 +250,27 @@ class Engine:
         self._losses: Callable[[Tensor], tuple[Tensor, Tensor]] = self._eager_losses
         self._judge: Callable[..., tuple[Tensor, Tensor, Tensor]] = judge
         self._graph, self.mode = None, "eager"
+
+    def _can_prepare(self, compiled: bool, ranks: Ranks) -> bool:
+        """Prepares a step of these partners; on all of them, or else on none."""
+        self._partners = ranks
+        reason = "another rank cannot"
+        try:
+            self._prepare(compiled)
+            failed = False
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler may raise
+            failed = True
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        finally:
+            self._partners = self.ranks
+        if not self.ranks.largest(failed)[0]:
+            return True
+        self._run_eagerly()
+        what = "torch.compile" if compiled else "a CUDA graph"
+        warnings.warn(f"training without {what}: {reason}", stacklevel=3)
+        return False
 
     def _prepare(self, compiled: bool) -> None:
         """Warms up, captures, and puts everything back that the warm-up has changed."""

@@ -84,6 +84,28 @@ class Logs:
             self._board.close()
 
 
+class NoLogs(Logs):
+    """Logs that nobody keeps: those of all ranks but the first."""
+
+    replayed = 0
+
+    def __init__(self) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        """Says nothing, like all of this."""
+
+    def scalars(self, step: int, split: str, values: dict[str, Any]) -> None: ...
+
+    def picture(self, step: int, name: str, image: NDArray[uint8]) -> None: ...
+
+    def progress(self, step: int, status: dict[str, str], *, force: bool = False) -> None: ...
+
+    def restart(self, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _tensorboard(folder: Path, *, purge_step: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,10 +1,12 @@
-"""What processes on one machine share: its cores, its disk, and who writes to a folder."""
+"""What processes on one machine share: its cores, its disk, who writes to a folder, their end."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,12 @@ def only_process(folder: Path) -> Iterator[None]:
             print(f"waiting for another process that fills {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def stop_with_parent() -> None:
+    """Makes the kernel send SIGTERM, upon which a run saves, when the process's parent is gone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, on Linux
 
 
 def require_space(folder: Path, needed: int, advice: str) -> None:

@@ -15,7 +15,6 @@ mistake in the arguments.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import signal
@@ -34,7 +33,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 from genesis_rl.durable import replace_file
 from pretrain.bring_home import bring_home
 from pretrain.command_line import Parser, suggest
-from pretrain.machine import available_cores
+from pretrain.machine import available_cores, stop_with_parent
 from pretrain.study import Progress, Run, progress, read_runs
 
 _RUN = Path(__file__).resolve().parent / "run.py"
@@ -187,7 +186,7 @@ class Launcher:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is passed on once, not sent by the terminal as well
-            preexec_fn=_stop_with_parent,
+            preexec_fn=stop_with_parent,
         )
         return Process(run, slot, popen, file)
 
@@ -273,12 +272,6 @@ def _diverged_before(summary: Path) -> dict[str, int]:
         return {line["run"]: _DIVERGED for line in lines if line["exit_status"] == _DIVERGED}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _stop_with_parent() -> None:
-    """Makes the kernel send SIGTERM, upon which a run saves, when this process is killed."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, on Linux
 
 
 @contextmanager

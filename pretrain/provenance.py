@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from genesis_rl.durable import replace_file, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +25,18 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def note_environment(folder: Path, device: torch.device, **facts: Any) -> None:
+    """Writes `env.json`: where, when and by which command a run was started, and further facts."""
+    noted = {
+        "device": device_name(device),
+        "platform": platform.platform(),
+        "commit": commit(),
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    replace_file(folder / "env.json", to_json(noted | facts))
 
 
 def commit() -> str:

@@ -6,6 +6,7 @@ Shapes: B images, K slots, H x W pixels.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy import uint8
@@ -14,8 +15,36 @@ from torch import Tensor
 
 from genesis_rl.models.genesis import Decomposition
 from genesis_rl.pictures import decomposition_picture, slot_colours, tile
+from pretrain.evaluation import to_float
 
 Picture = NDArray[uint8]  # [height, width, 3] RGB
+
+
+@torch.no_grad()
+def draw(model: Any, images: Tensor, *, autocast: Any, seed: int) -> dict[str, Picture]:
+    """Decomposes images and dreams up as many, by noise of that seed. The model stays as it is.
+
+    Args:
+        model: Any of the models, in whatever mode.
+        images: `[B, H, W, 3]` uint8, on the model's device.
+        autocast: Called for a context: the precision of the convolutions.
+        seed: Of the noise, which is drawn apart from the global generator.
+    """
+    shape = (len(images), model.num_slots, model.slot_dim)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast():
+            floats = to_float(images)
+            decomposed = model.decompose(floats)
+            dreamt = model.sample(len(images), noise.to(images.device))
+    finally:
+        model.train(was_training)
+    return {
+        "decomposition": decomposition_grid(floats, decomposed),
+        "samples": sample_grid(dreamt),
+    }
 
 
 def decomposition_grid(images: Tensor, output: Decomposition) -> Picture:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import genesis_rl
 from genesis_rl.durable import parse_json, replace_file, to_json
@@ -93,9 +94,7 @@ def save_state(folder: Path, state: dict[str, Any], *, step: int, config: str, k
     Raises:
         Stop: The disk is full, even after the older states but one were removed.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
+    data = pack(state)
     path = folder / "checkpoints" / f"step_{step:08d}.pt"
     manifest = {
         "step": step,
@@ -136,7 +135,7 @@ def load_state(
     for path in _states(folder):
         try:
             manifest, data = _verified(path)
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            state = unpack(data)
         except Exception as error:  # a damaged or forged file may raise anything
             say(f"passing over {path.name}: {' '.join(str(error).split())[:300]}")
             continue
@@ -147,6 +146,19 @@ def load_state(
             say(f"{path.name} was saved with {then}, this is {now}: going on, but not bit for bit")
         return manifest["step"], state
     return None
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """A state as the content of a file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The state that was packed; tensors and plain values only, so that data stays data."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
 
 
 def prune_states(folder: Path, *, keep: int) -> None:
@@ -164,12 +176,15 @@ def has_run(folder: Path) -> bool:
 
 def versions() -> dict[str, str]:
     """What a bitwise repetition depends on."""
-    return {
+    found = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "genesis_rl": genesis_rl.__version__,
         "threads": str(torch.get_num_threads()),
     }
+    if dist.is_available() and dist.is_initialized():
+        found["processes"] = str(dist.get_world_size())
+    return found
 
 
 def _states(folder: Path) -> list[Path]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 import warnings
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from genesis_rl.checkpoint import save_checkpoint
-from genesis_rl.durable import replace_file, to_json
+from genesis_rl.durable import replace_file
 from pretrain.assembly import (
     build_model,
     build_objective,
@@ -26,16 +26,16 @@ from pretrain.assembly import (
 )
 from pretrain.config import Config
 from pretrain.engine import Engine, Readings
-from pretrain.evaluation import to_float, validate
-from pretrain.logs import Logs
-from pretrain.provenance import commit, device_name
-from pretrain.signals import Signals
+from pretrain.evaluation import validate
+from pretrain.logs import Logs, NoLogs
+from pretrain.provenance import commit, device_name, note_environment
+from pretrain.ranks import Ranks, join
+from pretrain.signals import Agreement, Signals
 from pretrain.state import (
     DISK_FULL,
     Stop,
     discard_folder,
     has_run,
-    load_state,
     open_folder,
     save_state,
     versions,
@@ -49,12 +49,18 @@ def run(config: Config) -> int:
     """Trains, prints one line for anything that goes wrong, and returns the exit status."""
     warnings.showwarning = _one_line_warning
     is_new = not config.folder.exists()
+    ranks = Ranks()
     try:
-        device = pick_device(config.device)
-        with Signals() as signals, open_folder(config.folder):
-            return Trainer(config, device, signals).run()
+        ranks = join()
+        lock = open_folder(config.folder) if ranks.is_main else nullcontext()
+        with Signals(patient=ranks.launched) as signals, lock:
+            config = ranks.settings(config)
+            device = pick_device(config.device, ranks.local_rank)
+            status = Trainer(config, device, signals, ranks).run()
+            ranks.leave()
+            return status
     except Stop as stop:
-        if is_new and stop.status != 5:  # then it is another run's
+        if is_new and ranks.is_main and stop.status != 5:  # then it is another run's
             discard_folder(config.folder)
         print(f"error: {stop}" if stop.status else str(stop), file=sys.stderr)
         return stop.status
@@ -74,11 +80,11 @@ def run(config: Config) -> int:
 class Trainer:
     """Runs one configuration from its first, or its newest saved, step to its last."""
 
-    def __init__(self, config: Config, device: torch.device, signals: Signals):
-        self.config, self.folder, self.signals = config, config.folder, signals
+    def __init__(self, config: Config, device: torch.device, signals: Signals, ranks: Ranks):
+        self.config, self.folder, self.signals, self.ranks = config, config.folder, signals, ranks
         self.device = device
         self.began = time.monotonic()
-        if has_run(self.folder) and not config.resume:
+        if ranks.is_main and has_run(self.folder) and not config.resume:
             raise Stop(
                 2,
                 f"{self.folder} holds a run already; --resume continues it, another --out keeps it",
@@ -90,6 +96,10 @@ class Trainer:
         if len(training.images) < config.batch_size:
             line = f"batch_size is {config.batch_size}, but there are {len(training.images)} images"
             raise Stop(2, line)
+        if config.batch_size % ranks.world:
+            line = f"batch_size is {config.batch_size}, which {ranks.world} processes cannot share"
+            raise Stop(2, line)
+        ranks.require_same(training.images)
 
         self.source = training.source
         torch.manual_seed(config.seed)
@@ -104,6 +114,7 @@ class Trainer:
             precision=self.precision,
             compile=config.compile == "on"
             or (config.compile == "auto" and self.device.type == "cuda"),
+            ranks=ranks,
         )
         self.rollbacks = 0
         self.seconds_before = 0.0  # spent by the processes that this one continues
@@ -111,34 +122,41 @@ class Trainer:
         self.saved_at = -1
         self.skipped: deque[tuple[int, int]] = deque([(0, 0)])  # (step, skipped so far)
         self._restore()
-        replace_file(self.folder / "config.yaml", replace(config, resume=False).to_yaml().encode())
-        self._note_environment()
+        if ranks.is_main:
+            settings = replace(config, resume=False).to_yaml()
+            replace_file(self.folder / "config.yaml", settings.encode())
+            step = self.engine.steps_done
+            note_environment(self.folder, self.device, step=step, versions=versions())
 
     def run(self) -> int:
         """Trains to the last step, the time limit or a signal; saves; returns 0."""
         config, engine = self.config, self.engine
-        self.logs = Logs(self.folder, start=engine.steps_done, total=config.steps)
+        start = engine.steps_done
+        self.logs = (
+            Logs(self.folder, start=start, total=config.steps) if self.ranks.is_main else NoLogs()
+        )
         if self.logs.replayed:
             self.logs.say(
                 f"{self.logs.replayed} steps were made after that state; making them again"
             )
         engine.prepare()
+        processes = f"{self.ranks.world} processes, " if self.ranks.world > 1 else ""
         self.logs.say(
             f"{config.dataset} ({self.source}): {len(engine.images):,} images, "
-            f"{_parameters(self.model):,} parameters, {self.device} {self.precision}, "
-            f"{engine.mode}, step {engine.steps_done:,}"
+            f"{_parameters(self.model):,} parameters, {processes}{self.device} {self.precision}, "
+            f"{engine.mode}, step {start:,}"
         )
-        self.clock = (engine.steps_done, time.monotonic())
+        self.clock = (start, time.monotonic())
+        deadline = self.began + 60 * config.max_minutes if config.max_minutes else None
+        agreement = Agreement(self.signals, self.ranks, deadline=deadline, most=config.log_every)
         self.signals.defer = True  # from here on there is something to save
         try:
-            while engine.steps_done < config.steps and not self.signals.received:
+            while engine.steps_done < config.steps and not agreement.to_stop(engine.steps_done):
                 engine.step()
                 try:
                     self._after_step(engine.steps_done)
                 except _Diverged as diverged:
                     self._roll_back(str(diverged))
-                if config.max_minutes and self._minutes() > config.max_minutes:
-                    break
             return self._finish()
         finally:
             self.logs.close()
@@ -170,6 +188,7 @@ class Trainer:
                 f"{why}: saved at step {step:,}; continue with "
                 f"python pretrain/run.py --resume --out {self.folder}"
             )
+        self.ranks.wait()  # for what rank 0 saves: who leaves early looks lost to it
         return 0
 
     def _log(self, step: int) -> None:
@@ -202,6 +221,8 @@ class Trainer:
         self.logs.progress(step, status, force=step >= self.config.steps)
 
     def _validate(self, step: int) -> None:
+        if not self.ranks.is_main:
+            return
         data = self.validation
         values = validate(
             self.engine.averaged_model,
@@ -214,32 +235,27 @@ class Trainer:
         if "ari_fg" in values:
             self.ari_fg = f"{values['ari_fg']:.3f}"
 
-    @torch.no_grad()
     def _draw(self, step: int) -> None:
+        if not self.ranks.is_main:
+            return
         try:  # only now: training must not depend on what draws
-            from pretrain.report import decomposition_grid, sample_grid
+            from pretrain.report import draw
         except ImportError as error:
             self.logs.say(f"no pictures of step {step}: {error}")
             return
-        model, rows = self.engine.averaged_model, min(_PICTURES, len(self.validation.images))
-        shape = (rows, model.num_slots, model.slot_dim)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed))
-        was_training = model.training
-        model.eval()
-        try:
-            with self.engine.autocast():
-                images = to_float(self.validation.images[:rows])
-                decomposed = model.decompose(images)
-                dreamt = model.sample(rows, noise.to(self.device))
-        finally:
-            model.train(was_training)
-        self.logs.picture(step, "decomposition", decomposition_grid(images, decomposed))
-        self.logs.picture(step, "samples", sample_grid(dreamt))
+        images, autocast = self.validation.images[:_PICTURES], self.engine.autocast
+        seed = self.config.seed
+        pictures = draw(self.engine.averaged_model, images, autocast=autocast, seed=seed)
+        for name, picture in pictures.items():
+            self.logs.picture(step, name, picture)
 
     def _save(self, step: int) -> None:
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise Stop(4, f"{name} is not finite at step {step}; nothing was saved")
+        self.saved_at = step
+        if not self.ranks.is_main:
+            return
         seconds = self.seconds_before + time.monotonic() - self.began
         state = {
             "engine": self.engine.state_dict(),
@@ -261,20 +277,19 @@ class Trainer:
             "commit": commit(),
         }
         save_checkpoint(self.folder / "model", self.engine.averaged_model, metadata=metadata)
-        self.saved_at = step
 
     def _restore(self) -> None:
         if not self.config.resume:
             return
-        found = load_state(self.folder, config=self.config.fingerprint(), say=_say)
+        found = self.ranks.newest_state(self.config, say=self._say)
         if found is None:
-            _say(f"{self.folder} holds no sound state; starting from step 0")
+            self._say(f"{self.folder} holds no sound state; starting from step 0")
             return
         step, state = found
         self.engine.load_state_dict(state["engine"])
         self.rollbacks, self.seconds_before = state["rollbacks"], state["seconds"]
         self.skipped = deque([(step, int(self.engine.read_skipped()))])
-        _say(f"continuing {self.folder} from step {step:,}")
+        self._say(f"continuing {self.folder} from step {step:,}")
 
     def _check_health(self, step: int, readings: Readings) -> None:
         """Skipping a bad batch now and then is fine; many in a row or in a thousand are not."""
@@ -294,7 +309,7 @@ class Trainer:
     def _roll_back(self, diagnosis: str) -> None:
         """Goes back to the newest state once, with half the learning rate; gives up after that."""
         at = self.engine.steps_done
-        found = load_state(self.folder, config=self.config.fingerprint(), say=_say)
+        found = self.ranks.newest_state(self.config, say=self._say)
         if found is None or self.rollbacks:
             good = f"step {found[0]} is the last good state" if found else "no state was saved yet"
             raise Stop(
@@ -315,20 +330,9 @@ class Trainer:
         )
         self._save(step)  # otherwise a resumed run would forget that it was rolled back
 
-    def _minutes(self) -> float:
-        return (time.monotonic() - self.began) / 60
-
-    def _note_environment(self) -> None:
-        facts = {
-            "versions": versions(),
-            "device": device_name(self.device),
-            "platform": platform.platform(),
-            "commit": commit(),
-            "command": sys.argv,
-            "step": self.engine.steps_done,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        replace_file(self.folder / "env.json", to_json(facts))
+    def _say(self, line: str) -> None:
+        if self.ranks.is_main:
+            print(line, file=sys.stderr)
 
 
 class _Diverged(Exception):
@@ -337,10 +341,6 @@ class _Diverged(Exception):
 
 def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
