@@ -52,8 +52,10 @@ def run(config: Config) -> int:
     ranks = Ranks()
     try:
         ranks = join()
-        lock = open_folder(config.folder) if ranks.is_main else nullcontext()
-        with Signals(patient=ranks.launched) as signals, lock:
+        with (
+            Signals(patient=ranks.launched) as signals,  # before the folder: it is tidied up after
+            open_folder(config.folder) if ranks.is_main else nullcontext(),
+        ):
             config = ranks.settings(config)
             device = pick_device(config.device, ranks.local_rank)
             status = Trainer(config, device, signals, ranks).run()
