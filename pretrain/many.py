@@ -107,8 +107,13 @@ class Launcher:
 
     def run(self, *, every: float = 30.0) -> None:
         """Trains; prints how everything stands every so many seconds, and at the end."""
-        waiting = sorted(self.runs, key=lambda run: progress(self.out / run.name).minutes)
-        waiting = [run for run in waiting if not self._is_done(run) and run.name not in self.status]
+        found = {run.name: progress(self.out / run.name) for run in self.runs}
+        waiting = sorted(self.runs, key=lambda run: found[run.name].minutes)
+        waiting = [
+            run
+            for run in waiting
+            if found[run.name].saved_step < run.config.steps and run.name not in self.status
+        ]
         told = time.monotonic()
         with _signals_to(self.stop):
             try:
@@ -145,7 +150,7 @@ class Launcher:
         }
         return {
             "run": run.name,
-            "state": self._state(run),
+            "state": self._state(run, now),
             "exit_status": self.status.get(run.name),
             "step": now.saved_step,
             "steps": run.config.steps,
@@ -206,18 +211,15 @@ class Launcher:
             return not self.stopping
         return self.deadline - time.monotonic() > self.worth_starting
 
-    def _is_done(self, run: Run) -> bool:
-        return progress(self.out / run.name).saved_step >= run.config.steps
-
-    def _state(self, run: Run) -> str:
+    def _state(self, run: Run, now: Progress) -> str:
         slots = [process.slot for process in self.active if process.run is run]
         if slots:
             return slots[0]
         if self.status.get(run.name):
             return "failed"
-        if self._is_done(run):
+        if now.saved_step >= run.config.steps:
             return "done"
-        return "paused" if progress(self.out / run.name).step else "waiting"
+        return "paused" if now.step else "waiting"
 
     def _tell(self) -> None:
         print(time.strftime("%H:%M:%S"), file=sys.stderr)
@@ -225,7 +227,8 @@ class Launcher:
         for run in self.runs:
             now = progress(self.out / run.name)
             line = status_line(now, steps=run.config.steps)
-            print(f"  {run.name:{width}}  {self._state(run):8} {line}", file=sys.stderr, flush=True)
+            state = self._state(run, now)
+            print(f"  {run.name:{width}}  {state:8} {line}", file=sys.stderr, flush=True)
 
 
 def status_line(now: Progress, *, steps: int) -> str:

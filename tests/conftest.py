@@ -1,5 +1,6 @@
 """What holds for every test: few threads, and GPU tests only where there is a GPU."""
 
+import builtins
 import os
 
 # Tests run in parallel on few cores and their networks are small: threads that wait by spinning
@@ -20,6 +21,19 @@ def one_thread():
 def gpu_tests_need_a_gpu(request: pytest.FixtureRequest):
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def without_mujoco(monkeypatch: pytest.MonkeyPatch):
+    """A machine on which MuJoCo is not installed."""
+    genuine = builtins.__import__
+
+    def imported(name, *args, **kwargs):
+        if name == "mujoco":
+            raise ImportError(name)
+        return genuine(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
 
 
 # A program that a test starts, not a module of tests.

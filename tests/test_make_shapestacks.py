@@ -1,7 +1,5 @@
 """Generated ShapeStacks: what the reader finds in it, and what the files hold."""
 
-import builtins
-
 import numpy as np
 import pytest
 import torch
@@ -183,15 +181,7 @@ def test_simulation_is_noted_for_every_tower(monkeypatch):
 # --- what can be wrong --------------------------------------------------------------------------
 
 
-def test_without_mujoco_nothing_is_simulated_and_the_marker_says_so(monkeypatch):
-    genuine = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "mujoco":
-            raise ImportError(name)
-        return genuine(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_mujoco_nothing_is_simulated_and_the_marker_says_so(without_mujoco):
     assert ShapeStacksRecipe().settings()["physics"] == "none"
     with pytest.raises(ValueError, match=r"pip install 'genesis-rl\[env\]'"):
         ShapeStacksRecipe(physics=True).settings()

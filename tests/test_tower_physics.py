@@ -1,6 +1,5 @@
 """Towers in MuJoCo: what stands, what falls, and that it depends on nothing else."""
 
-import builtins
 import math
 from dataclasses import replace
 
@@ -89,14 +88,6 @@ def test_the_command_stores_a_line(tmp_path, capsys):
     assert "behave as they are named" in capsys.readouterr().out
 
 
-def test_without_mujoco_one_line_says_what_to_install(monkeypatch):
-    genuine = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "mujoco":
-            raise ImportError(name)
-        return genuine(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_mujoco_one_line_says_what_to_install(without_mujoco):
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'genesis-rl\[env\]'"):
         stays(two_cubes())
