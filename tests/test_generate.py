@@ -147,6 +147,15 @@ def test_killed_with_its_workers_busy_it_goes_on_to_the_same_bytes(tmp_path, log
     assert content(root) == content(whole)
 
 
+@pytest.fixture
+def _control_c():
+    """Ctrl-C interrupts, also where the tests run in the background and inherit that it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_control_c")
 def test_control_c_leaves_what_is_done_and_says_so(tmp_path, log, capsys):
     with pytest.raises(KeyboardInterrupt):
         make(Noise(log, broken=2, fatal=signal.SIGINT), tmp_path / "data")
