@@ -149,7 +149,7 @@ def test_killed_with_its_workers_busy_it_goes_on_to_the_same_bytes(tmp_path, log
 
 @pytest.fixture
 def _control_c():
-    """Ctrl-C interrupts, also where the tests run in the background and inherit that it does not."""
+    """Ctrl-C interrupts, even where tests run in the background and inherit that it does not."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
