@@ -6,30 +6,19 @@ Numbers of checks are those of the wrapper contract.
 import copy
 import gc
 import hashlib
-import os
 import pickle
 import shutil
 import subprocess
 import sys
-import warnings
 import weakref
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from toys import gpu, mean_colour, tiny_checkpoint, tiny_model
+from toys import frames, tiny_checkpoint, tiny_model
 
-from genesis_rl import GenesisEncoder, save_checkpoint
-from genesis_rl.encoder import ObjectEncoder, open_encoder
-from genesis_rl.inference.cuda import plan, precision_of
-from genesis_rl.inference.layers import PlainOperations
+from genesis_rl import GenesisEncoder
 from genesis_rl.inference.network import LeanGenesis
-from genesis_rl.inference.runtime import PlainRuntime
-from genesis_rl.inference.winograd import WinogradConv, untile
-from genesis_rl.models.genesis_s import GenesisS, GenesisSConfig
-from genesis_rl.models.monet import Monet, MonetConfig
-from genesis_rl.models.vae import BdVae, DcVae, VaeConfig
 
 CPU = torch.device("cpu")
 
@@ -42,15 +31,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder(checkpoint):
     return GenesisEncoder.from_checkpoint(checkpoint, device="cpu")
-
-
-def frames(count, size=32, seed=0):
-    """Uint8 images with structure at every scale."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    fine = torch.rand(count, 3, size, size, generator=generator)
-    mixed = F.interpolate(coarse, size=(size, size)) * 0.8 + 0.2 * fine
-    return (mixed * 255).to(torch.uint8)
 
 
 def digest(encoder):
@@ -104,36 +84,6 @@ def test_bytes_and_their_floats_have_identical_latents(encoder):  # check 18
     assert torch.equal(encoder.encode(images), encoder.encode(as_floats))
 
 
-def test_winograd_is_as_exact_as_the_direct_convolution():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 16, 12, 20, generator=generator).to(memory_format=torch.channels_last)
-    weight = torch.randn(24, 16, 5, 5, generator=generator) / 20
-    bias = torch.randn(24, generator=generator)
-    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=2)
-    direct = (F.conv2d(x, weight, bias, padding=2) - exact).abs().max()
-    winograd = untile(WinogradConv(weight, bias)(x))
-    assert (winograd - exact).abs().max() < max(5 * float(direct), 1e-6)
-
-
-def test_operations_add_the_bias_before_the_activation():
-    x = torch.tensor([[1.0], [2.0]]).reshape(1, 2, 1, 1)
-    bias = torch.tensor([3.0, -2.0])
-    operations = PlainOperations(add_bias=True)
-    assert operations.gate(x, bias).item() == 4 * 0.5  # (1 + 3) * sigmoid(2 - 2)
-    assert operations.gate_to_logit(x, bias, torch.tensor([10.0]), torch.tensor([1.0])).item() == 21
-    assert operations.elu(x, bias).flatten().tolist() == [4, 0]
-
-
-def test_slot_images_hold_the_log_mask_and_the_image():
-    images = torch.rand(2, 3, 4, 4)
-    slots = PlainOperations().slot_images(torch.zeros(2, 2, 4, 4), images)
-    masks = slots[:, 0].exp().reshape(2, 3, 4, 4)
-    torch.testing.assert_close(masks[0, :, 0, 0], torch.tensor([0.5, 0.25, 0.25]))
-    assert torch.equal(
-        slots[:, 1:].reshape(2, 3, 3, 4, 4), images[:, None].expand(-1, 3, -1, -1, -1)
-    )
-
-
 # --- whatever the batch --------------------------------------------------------------------------
 
 
@@ -166,56 +116,6 @@ def test_latents_are_fresh_memory_without_gradients(encoder):
     weight = torch.ones(80, requires_grad=True)
     (first @ weight).sum().backward()  # a head may learn on top of them
     assert weight.grad is not None
-
-
-def test_too_large_a_batch_is_encoded_in_smaller_chunks():
-    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
-    runtime.chunk = 64
-    network, sizes = runtime.network, []
-
-    def short_of_memory(images, noise, mask_only):
-        sizes.append(len(images))
-        if len(images) > 10:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return network(images, noise, mask_only=mask_only)
-
-    runtime.network = short_of_memory
-    images = frames(20)
-    latents = runtime.encode(images, None, mask_only=False)
-    torch.testing.assert_close(latents, network(images), rtol=0, atol=1e-5)
-    assert sizes == [20, 10, 10]
-    runtime.encode(images, None, mask_only=False)
-    assert sizes == [20, 10, 10, 10, 10]  # the chunk that fitted is remembered
-
-
-def test_memory_for_not_even_one_image_is_an_error():
-    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
-
-    def no_memory(images, noise, mask_only):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    runtime.network = no_memory
-    with pytest.raises(RuntimeError, match="not even one image fits"):
-        runtime.encode(frames(3), None, mask_only=False)
-
-
-@pytest.mark.parametrize("usual", [1, 2, 3, 5, 8, 16, 64, 65, 100, 512])
-def test_three_graphs_cover_all_batches_from_n_to_2n(usual):  # check 22's bound, without a GPU
-    captured = []
-    for count in [usual, *np.random.default_rng(0).integers(usual, 2 * usual + 1, 300)]:
-        sizes = plan(int(count), captured)
-        assert sum(sizes) >= count
-        assert sum(sizes) <= max(2 * count, 8)
-        captured += [size for size in sizes if size not in captured]
-    assert len(captured) <= 3
-
-
-def test_a_few_terminal_frames_cost_a_small_replay():
-    assert plan(64, []) == [64]
-    assert plan(65, [64]) == [64, 8]
-    assert plan(72, [64, 8]) == [64, 8]
-    assert plan(120, [64, 8]) == [64, 64]
-    assert plan(5, []) == [8]
 
 
 # --- one instance, frozen ------------------------------------------------------------------------
@@ -381,224 +281,3 @@ def test_cuda_that_is_absent_is_an_error_not_a_silent_fallback(checkpoint):
     else:
         with pytest.raises((RuntimeError, ValueError), match="device='cuda' was asked for"):
             GenesisEncoder.from_checkpoint(checkpoint, device="cuda").encode(frames(1))
-
-
-# --- other models --------------------------------------------------------------------------------
-
-
-def test_other_models_plug_in_by_name():
-    encoder = mean_colour("my_model")
-    assert isinstance(encoder, ObjectEncoder)
-    assert open_encoder("my_model") is encoder
-    assert encoder.encode(torch.full((1, 3, 8, 8), 51, dtype=torch.uint8))[0, 0, 0] == 0.2
-
-
-def test_genesis_is_an_object_encoder(encoder):
-    assert isinstance(encoder, ObjectEncoder)
-
-
-OTHERS = {
-    "genesis_s": lambda: GenesisS(GenesisSConfig(num_slots=3, image_size=32, width=4)),
-    "monet": lambda: Monet(MonetConfig(num_slots=3, image_size=32, width=4)),
-    "bd_vae": lambda: BdVae(VaeConfig(image_size=32, width=4)),
-    "dc_vae": lambda: DcVae(VaeConfig(image_size=32, width=4)),
-}
-
-
-def other_checkpoint(folder, name):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = OTHERS[name]().eval()
-    return model, save_checkpoint(folder / name, model)
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_models_that_genesis_is_compared_with_encode_too(tmp_path, name):
-    model, path = other_checkpoint(tmp_path, name)
-    encoder = GenesisEncoder.from_checkpoint(path, device="cpu")
-    assert encoder.latent_sizes == model.latent_sizes
-    assert encoder.num_slots == model.num_slots
-    images = frames(5)
-    noise = torch.randn(5, model.num_slots, model.slot_dim)
-    with torch.no_grad():
-        means, samples = (model.encode(images.float() / 255, n) for n in (None, noise))
-    torch.testing.assert_close(encoder.encode(images), means, rtol=0, atol=1e-5)
-    torch.testing.assert_close(encoder.encode(images, noise), samples, rtol=0, atol=1e-5)
-    masks = encoder.latent_sizes[0]
-    torch.testing.assert_close(encoder.encode_masks(images), means[..., :masks], rtol=0, atol=1e-5)
-    rough = GenesisEncoder.from_checkpoint(path, device="cpu", precision="bf16").encode(images)
-    assert (rough - means).abs().max() < 0.2
-    encoder._start().network.train()
-    torch.testing.assert_close(encoder.encode(images), means, rtol=0, atol=1e-5)
-
-
-@gpu
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_models_run_as_graphs_too(tmp_path, name):
-    _, path = other_checkpoint(tmp_path, name)
-    images = frames(16)
-    expected = GenesisEncoder.from_checkpoint(path, device="cpu").encode(images)
-    for precision, bound in (("fp32", 1e-4), ("bf16", 0.2)):
-        encoder = GenesisEncoder.from_checkpoint(path, device="cuda", precision=precision)
-        for _ in range(3):
-            assert (encoder.encode(images).cpu() - expected).abs().max() < bound
-        assert encoder._start().captures == 1
-
-
-# --- CUDA ----------------------------------------------------------------------------------------
-
-
-def test_the_programs_precision_is_put_back():
-    def state():
-        return (
-            torch.backends.cudnn.conv.fp32_precision,
-            torch.backends.cuda.matmul.fp32_precision,
-            torch.get_float32_matmul_precision(),
-            torch.backends.cudnn.benchmark,
-        )
-
-    before = state()
-    for precision in ("fp32", "tf32", "bf16"):
-        with precision_of(precision, benchmark=True):
-            assert torch.backends.cuda.matmul.fp32_precision in ("tf32", "ieee")
-            assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == (precision == "tf32")
-        assert state() == before
-    torch.set_float32_matmul_precision("high")
-    try:
-        changed = state()
-        with precision_of("fp32"):
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        assert state() == changed
-        assert torch.backends.cuda.matmul.allow_tf32  # the older switch agrees
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-def interpreted():
-    """Whether Triton runs here: on CUDA, or on the CPU with TRITON_INTERPRET=1."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available()
-
-
-@pytest.mark.skipif(not interpreted(), reason="needs Triton, on CUDA or interpreted")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("shape", [(1, 8, 8, 8), (3, 12, 5, 7), (2, 32, 16, 16)], ids=str)
-def test_kernels_equal_their_definition(dtype, tolerance, shape):
-    from genesis_rl.inference.kernels import KernelOperations
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    count, channels, height, width = shape
-    plain, fused = PlainOperations(add_bias=True), KernelOperations()
-    x = torch.randn(count, 2 * channels, height, width, device=device)
-    exact = x.to(dtype).float()
-    x = x.to(dtype).to(memory_format=torch.channels_last)
-    bias = torch.randn(2 * channels, device=device)
-    weight, offset = torch.randn(channels, device=device), torch.randn(1, device=device)
-    logits = torch.randn(count, 4, height, width, device=device) * 10
-    images = torch.rand(count, 3, height, width, device=device).to(dtype)
-    pairs = [
-        (fused.gate(x, bias), plain.gate(exact, bias)),
-        (
-            fused.gate_to_logit(x, bias, weight, offset),
-            plain.gate_to_logit(exact, bias, weight, offset),
-        ),
-        (fused.elu(x, bias), plain.elu(exact, bias)),
-        (fused.slot_images(logits, images), plain.slot_images(logits, images.float())),
-    ]
-    for result, expected in pairs:
-        assert result.shape == expected.shape
-        torch.testing.assert_close(result.float(), expected, rtol=tolerance, atol=tolerance)
-    assert pairs[0][0].dtype == dtype
-    assert pairs[0][0].is_contiguous(memory_format=torch.channels_last)
-    assert pairs[1][0].dtype == torch.float32
-
-
-@gpu
-@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("tf32", 2e-2), ("bf16", 0.2)])
-def test_cuda_equals_cpu(tmp_path, precision, bound):  # check 4
-    path = tiny_checkpoint(tmp_path, num_slots=5, image_size=64, width=32)
-    images = frames(256, 64)
-    expected = GenesisEncoder.from_checkpoint(path, device="cpu").encode(images)
-    encoder = GenesisEncoder.from_checkpoint(path, device="cuda", precision=precision)
-    for _ in range(3):  # plain, then captured, then replayed
-        together = encoder.encode(images).cpu()
-        error = (together - expected).abs()
-        print(f"{precision}: largest {error.max():.2e}, mean {error.mean():.2e}")
-        assert error.max() <= bound
-    for i in (0, 100, 255):
-        for _ in range(3):
-            alone = encoder.encode(images[i : i + 1]).cpu()[0]
-            assert (alone - together[i]).abs().max() <= (1e-5 if precision == "fp32" else bound)
-
-
-@gpu
-def test_graphs_are_few_and_equal_plain_execution(checkpoint):  # check 22's bound
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # a fallback would make this test void
-        encoder = GenesisEncoder.from_checkpoint(checkpoint, device="cuda", precision="fp32")
-        expected = encoder.encode(frames(128)).cpu()
-        images = frames(128)
-        generator = np.random.default_rng(0)
-        before = encoder._start().captures
-        for count in [64, *generator.integers(64, 129, 500)]:
-            latents = encoder.encode(images[:count])
-            torch.testing.assert_close(latents.cpu(), expected[:count], rtol=0, atol=1e-5)
-        assert 1 <= encoder._start().captures - before <= 3
-
-
-@gpu
-def test_cuda_latents_are_never_handed_out_twice(checkpoint):  # check 16
-    encoder = GenesisEncoder.from_checkpoint(checkpoint, device="cuda")
-    images = frames(64).to(memory_format=torch.channels_last)
-    kept = [encoder.encode(images[i : i + 8]) for i in range(0, 56)]
-    copies = [latents.clone() for latents in kept]
-    for i in range(100):
-        encoder.encode(images[i % 50 : i % 50 + 8])
-    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
-    assert len({latents.data_ptr() for latents in kept}) == len(kept)
-
-
-@gpu
-def test_frames_may_change_as_soon_as_encode_returns(checkpoint):  # check 16, asynchronous upload
-    encoder = GenesisEncoder.from_checkpoint(checkpoint, device="cuda", precision="fp32")
-    images = frames(64)
-    expected = encoder.encode(images).cpu()
-    for _ in range(20):
-        buffer = images.clone(memory_format=torch.channels_last)
-        latents = encoder.encode(buffer)
-        buffer.zero_()
-        torch.testing.assert_close(latents.cpu(), expected, rtol=0, atol=1e-5)
-
-
-@gpu
-def test_cuda_draws_no_random_numbers(checkpoint):  # check 6
-    encoder = GenesisEncoder.from_checkpoint(checkpoint, device="cuda")
-    encoder.encode(frames(1))
-    before = torch.cuda.get_rng_state()
-    for _ in range(4):
-        encoder.encode(frames(16))
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-
-
-@gpu
-def test_out_of_cuda_memory_is_recovered_from(tmp_path):
-    path = tiny_checkpoint(tmp_path, num_slots=5, image_size=64, width=32)
-    encoder = GenesisEncoder.from_checkpoint(path, device="cuda", precision="fp32")
-    images = frames(256, 64)
-    expected = encoder.encode(images).cpu()
-    runtime = encoder._start()
-    runtime._release()
-    total = torch.cuda.mem_get_info()[1]
-    used = torch.cuda.memory_allocated()
-    torch.cuda.set_per_process_memory_fraction((used + 300e6) / total)
-    try:
-        for _ in range(3):
-            latents = encoder.encode(images)
-            torch.testing.assert_close(latents.cpu(), expected, rtol=0, atol=1e-5)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert runtime.chunk < 256

@@ -1,13 +1,15 @@
 """Small environments and a small encoder whose every number can be checked by hand."""
 
+import functools
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from genesis_rl import Genesis, GenesisConfig, save_checkpoint
+from genesis_rl import Genesis, GenesisConfig, GenesisObsWrapper, save_checkpoint
 from genesis_rl.encoder import register_encoder
 
 torch.set_num_threads(1)  # the networks here are too small for two
@@ -173,6 +175,66 @@ def tiny_model(seed=0, **config):
 def tiny_checkpoint(folder: Path, seed=0, **config):
     """Saves a `tiny_model`; returns the path, as wrappers want it."""
     return str(save_checkpoint(folder / f"tiny_{seed}", tiny_model(seed, **config)))
+
+
+def frames(count, size=32, seed=0):
+    """Uint8 images `[N, 3, S, S]` with structure at every scale."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    fine = torch.rand(count, 3, size, size, generator=generator)
+    mixed = F.interpolate(coarse, size=(size, size)) * 0.8 + 0.2 * fine
+    return (mixed * 255).to(torch.uint8)
+
+
+def staggered(count, **kwargs):
+    """Factories of `Scribble`s whose episodes end at different times, in both ways."""
+    return [
+        functools.partial(Scribble, length=3 + 2 * i, truncate=i % 2 == 1, **kwargs)
+        for i in range(count)
+    ]
+
+
+def counters(count, **kwargs):
+    """So many `Counter`s in SB3's plainest VecEnv."""
+    from stable_baselines3.common.vec_env import DummyVecEnv  # seconds, which workers need not wait
+
+    return DummyVecEnv([functools.partial(Counter, **kwargs)] * count)
+
+
+def scribbles(count, **kwargs):
+    """`staggered` ones in SB3's plainest VecEnv."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    return DummyVecEnv(staggered(count, **kwargs))
+
+
+def wrapped(checkpoint, env_id="toys/Scribble_hwc-v0", **options):
+    """A registered environment in a `GenesisObsWrapper` on the CPU."""
+    env = gym.make(env_id, render_mode="rgb_array")
+    return GenesisObsWrapper(env, checkpoint, **{"device": "cpu", **options})
+
+
+def rollout(env, steps=12, seed=0):
+    """Observations and rewards of a fixed sequence of actions."""
+    observation, _ = env.reset(seed=seed)
+    observations, rewards = [observation], []
+    for action in np.random.default_rng(1).integers(0, 3, steps):
+        observation, reward, terminated, truncated, _ = env.step(int(action))
+        observations.append(observation)
+        rewards.append(reward)
+        if terminated or truncated:
+            observations.append(env.reset()[0])
+    return observations, rewards
+
+
+def assert_close(a, b, tolerance=1e-5):
+    """Whether two observations, arrays or dicts of them, differ by no more than that."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=0, atol=tolerance)
+    else:
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 def same_observation(a, b):

@@ -1,0 +1,168 @@
+"""The parts of the lean encoder: convolutions, kernels, chunks, graph sizes, precision.
+
+Numbers of checks are those of the wrapper contract.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from toys import frames, tiny_model
+
+from genesis_rl.inference.cuda import plan, precision_of
+from genesis_rl.inference.layers import PlainOperations
+from genesis_rl.inference.runtime import PlainRuntime
+from genesis_rl.inference.winograd import WinogradConv, untile
+
+CPU = torch.device("cpu")
+
+
+def test_winograd_is_as_exact_as_the_direct_convolution():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 16, 12, 20, generator=generator).to(memory_format=torch.channels_last)
+    weight = torch.randn(24, 16, 5, 5, generator=generator) / 20
+    bias = torch.randn(24, generator=generator)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=2)
+    direct = (F.conv2d(x, weight, bias, padding=2) - exact).abs().max()
+    winograd = untile(WinogradConv(weight, bias)(x))
+    assert (winograd - exact).abs().max() < max(5 * float(direct), 1e-6)
+
+
+def test_operations_add_the_bias_before_the_activation():
+    x = torch.tensor([[1.0], [2.0]]).reshape(1, 2, 1, 1)
+    bias = torch.tensor([3.0, -2.0])
+    operations = PlainOperations(add_bias=True)
+    assert operations.gate(x, bias).item() == 4 * 0.5  # (1 + 3) * sigmoid(2 - 2)
+    assert operations.gate_to_logit(x, bias, torch.tensor([10.0]), torch.tensor([1.0])).item() == 21
+    assert operations.elu(x, bias).flatten().tolist() == [4, 0]
+
+
+def test_slot_images_hold_the_log_mask_and_the_image():
+    images = torch.rand(2, 3, 4, 4)
+    slots = PlainOperations().slot_images(torch.zeros(2, 2, 4, 4), images)
+    masks = slots[:, 0].exp().reshape(2, 3, 4, 4)
+    torch.testing.assert_close(masks[0, :, 0, 0], torch.tensor([0.5, 0.25, 0.25]))
+    assert torch.equal(
+        slots[:, 1:].reshape(2, 3, 3, 4, 4), images[:, None].expand(-1, 3, -1, -1, -1)
+    )
+
+
+def test_too_large_a_batch_is_encoded_in_smaller_chunks():
+    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
+    runtime.chunk = 64
+    network, sizes = runtime.network, []
+
+    def short_of_memory(images, noise, mask_only):
+        sizes.append(len(images))
+        if len(images) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(images, noise, mask_only=mask_only)
+
+    runtime.network = short_of_memory
+    images = frames(20)
+    latents = runtime.encode(images, None, mask_only=False)
+    torch.testing.assert_close(latents, network(images), rtol=0, atol=1e-5)
+    assert sizes == [20, 10, 10]
+    runtime.encode(images, None, mask_only=False)
+    assert sizes == [20, 10, 10, 10, 10]  # the chunk that fitted is remembered
+
+
+def test_memory_for_not_even_one_image_is_an_error():
+    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
+
+    def no_memory(images, noise, mask_only):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runtime.network = no_memory
+    with pytest.raises(RuntimeError, match="not even one image fits"):
+        runtime.encode(frames(3), None, mask_only=False)
+
+
+@pytest.mark.parametrize("usual", [1, 2, 3, 5, 8, 16, 64, 65, 100, 512])
+def test_three_graphs_cover_all_batches_from_n_to_2n(usual):  # check 22's bound, without a GPU
+    captured = []
+    for count in [usual, *np.random.default_rng(0).integers(usual, 2 * usual + 1, 300)]:
+        sizes = plan(int(count), captured)
+        assert sum(sizes) >= count
+        assert sum(sizes) <= max(2 * count, 8)
+        captured += [size for size in sizes if size not in captured]
+    assert len(captured) <= 3
+
+
+def test_a_few_terminal_frames_cost_a_small_replay():
+    assert plan(64, []) == [64]
+    assert plan(65, [64]) == [64, 8]
+    assert plan(72, [64, 8]) == [64, 8]
+    assert plan(120, [64, 8]) == [64, 64]
+    assert plan(5, []) == [8]
+
+
+def test_the_programs_precision_is_put_back():
+    def state():
+        return (
+            torch.backends.cudnn.conv.fp32_precision,
+            torch.backends.cuda.matmul.fp32_precision,
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.benchmark,
+        )
+
+    before = state()
+    for precision in ("fp32", "tf32", "bf16"):
+        with precision_of(precision, benchmark=True):
+            assert torch.backends.cuda.matmul.fp32_precision in ("tf32", "ieee")
+            assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == (precision == "tf32")
+        assert state() == before
+    torch.set_float32_matmul_precision("high")
+    try:
+        changed = state()
+        with precision_of("fp32"):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert state() == changed
+        assert torch.backends.cuda.matmul.allow_tf32  # the older switch agrees
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def interpreted():
+    """Whether Triton runs here: on CUDA, or on the CPU with TRITON_INTERPRET=1."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available()
+
+
+@pytest.mark.skipif(not interpreted(), reason="needs Triton, on CUDA or interpreted")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("shape", [(1, 8, 8, 8), (3, 12, 5, 7), (2, 32, 16, 16)], ids=str)
+def test_kernels_equal_their_definition(dtype, tolerance, shape):
+    from genesis_rl.inference.kernels import KernelOperations
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    count, channels, height, width = shape
+    plain, fused = PlainOperations(add_bias=True), KernelOperations()
+    x = torch.randn(count, 2 * channels, height, width, device=device)
+    exact = x.to(dtype).float()
+    x = x.to(dtype).to(memory_format=torch.channels_last)
+    bias = torch.randn(2 * channels, device=device)
+    weight, offset = torch.randn(channels, device=device), torch.randn(1, device=device)
+    logits = torch.randn(count, 4, height, width, device=device) * 10
+    images = torch.rand(count, 3, height, width, device=device).to(dtype)
+    pairs = [
+        (fused.gate(x, bias), plain.gate(exact, bias)),
+        (
+            fused.gate_to_logit(x, bias, weight, offset),
+            plain.gate_to_logit(exact, bias, weight, offset),
+        ),
+        (fused.elu(x, bias), plain.elu(exact, bias)),
+        (fused.slot_images(logits, images), plain.slot_images(logits, images.float())),
+    ]
+    for result, expected in pairs:
+        assert result.shape == expected.shape
+        torch.testing.assert_close(result.float(), expected, rtol=tolerance, atol=tolerance)
+    assert pairs[0][0].dtype == dtype
+    assert pairs[0][0].is_contiguous(memory_format=torch.channels_last)
+    assert pairs[1][0].dtype == torch.float32
