@@ -17,8 +17,8 @@ from pretrain.data import lookalike
 from pretrain.data.__main__ import main
 from pretrain.data.generate import generate
 from pretrain.data.multi_dsprites import MultiDsprites
+from pretrain.data.record_file import RecordFile
 from pretrain.data.show import CELL, contact_sheet
-from pretrain.data.tfrecord import RecordFile
 
 ROOT = Path(__file__).parent.parent
 FILE = "rooms_ring_camera/train/2-of-4.tfrecord"

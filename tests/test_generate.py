@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -14,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from damage import corruptions
 from recipes import Noise
 
 from pretrain.data.generate import generate
 from pretrain.data.gqn import Gqn
 from pretrain.data.manifest import JOURNAL, MARKER
-from pretrain.data.tfrecord import RecordError, RecordFile, read_records
+from pretrain.data.record_file import RecordFile
+from pretrain.data.tfrecord import RecordError, read_records
 
 ROOT = Path(__file__).parent.parent
 SECOND = "rooms_ring_camera/train/2-of-4.tfrecord"
@@ -277,19 +278,11 @@ def test_a_disk_that_is_full_leaves_what_is_done(tmp_path, log, whole):
 
 
 def test_a_thousand_corruptions_of_a_generated_file_deliver_no_wrong_record(tmp_path, whole):
-    path, rng, undetectable = whole / SECOND, random.Random(1), 0
+    path, undetectable = whole / SECOND, 0
     sound, data = [record.payload for record in read_records(path)], path.read_bytes()
     boundaries = {0, *RecordFile(path).offsets.tolist()}
     copy = tmp_path / "copy"
-    for trial in range(1000):
-        bad = bytearray(data)
-        if trial % 3 == 0:  # a flipped bit
-            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
-        elif trial % 3 == 1:  # a truncation
-            del bad[rng.randrange(len(bad)) :]
-        else:  # a burst
-            start = rng.randrange(len(bad) - 64)
-            bad[start : start + 64] = rng.randbytes(64)
+    for bad in corruptions(data, 1000, burst=64):
         copy.write_bytes(bad)
         seen, named = [], None
         try:

@@ -18,7 +18,8 @@ from pretrain.data.example import build_example
 from pretrain.data.gqn import Gqn
 from pretrain.data.gqn_files import encode_jpeg, file_name, split_files, write_scenes
 from pretrain.data.pixels import decode_rgb
-from pretrain.data.tfrecord import RecordError, RecordFile, read_records, write_records
+from pretrain.data.record_file import RecordFile
+from pretrain.data.tfrecord import RecordError, read_records, write_records
 from pretrain.run import main
 
 SAMPLES = os.environ.get("GENESIS_RL_SAMPLES")

@@ -16,7 +16,7 @@ from pretrain.data.gqn import Gqn
 from pretrain.data.gqn_files import encode_jpeg
 from pretrain.data.make_gqn import GqnRecipe, Renderer, render_views
 from pretrain.data.pixels import decode_rgb
-from pretrain.data.tfrecord import RecordFile
+from pretrain.data.record_file import RecordFile
 
 SMALL = GqnRecipe(train=5, test=2, scenes_per_file=2, samples=1, textures="procedural")
 CPU = torch.device("cpu")

@@ -20,7 +20,6 @@ from envs.base import usable_device
 from envs.counter_rng import bits, fold
 from pretrain.data.cache import Arrays
 from pretrain.data.cached import CachedDataset, at_most
-from pretrain.data.example import BytesList, Feature, parse_example
 from pretrain.data.gqn_files import (
     PUBLISHED,
     announced_counts,
@@ -32,7 +31,9 @@ from pretrain.data.gqn_files import (
 from pretrain.data.images import SPLITS, check_split
 from pretrain.data.manifest import source_of
 from pretrain.data.pixels import decode_rgb, in_threads
-from pretrain.data.tfrecord import Losses, OnCorrupt, RecordFile
+from pretrain.data.record_file import Block, RecordFile
+from pretrain.data.scenes import parse_scenes
+from pretrain.data.tfrecord import Losses, OnCorrupt
 
 NATIVE = {  # pixels of a frame's side, of the published sets
     "rooms_ring_camera": 64,
@@ -58,15 +59,13 @@ class Scene(NamedTuple):
     cameras: np.ndarray
 
 
-class Record(NamedTuple):
-    """The bytes of a scene, and where they are stored."""
+class Frame(NamedTuple):
+    """One view of a scene: its JPEG file, and where that is stored."""
 
     path: Path
     number: int
-    payload: bytes
-
-    def __str__(self) -> str:
-        return f"{self.path}: record {self.number}"
+    view: int
+    jpeg: bytes
 
 
 class Gqn(CachedDataset):
@@ -147,47 +146,51 @@ class Gqn(CachedDataset):
         numbers = bits(fold(self._key, torch.from_numpy(rows.astype(np.int64))), 1)[:, 0].numpy()
         views = numbers.astype(np.uint64) >> np.uint64(40)  # 24 random bits
 
+        frames = self._frames(rows, views)
+
         def decode(piece: slice) -> None:
-            for at, record in zip(range(len(rows))[piece], self._records(rows[piece]), strict=True):
+            for at, frame in zip(range(len(rows))[piece], frames[piece], strict=True):
                 try:
-                    frames, _ = parse_scene(record.payload)
-                    view = int(views[at]) * len(frames) >> 24
-                    start, stop = frames[view]
-                    picture = decode_rgb(record.payload[start:stop], NATIVE.get(self._variant))
+                    picture = decode_rgb(frame.jpeg, NATIVE.get(self._variant))
                 except ValueError as error:
-                    raise ValueError(f"{record}: {error}") from error
+                    raise ValueError(f"{frame.path}: record {frame.number}: {error}") from error
                 images[at] = self._sized(picture)
                 if masks is not None:
-                    masks[at] = self._sized(read_masks(record.path, record.number)[view])
+                    masks[at] = self._sized(read_masks(frame.path, frame.number)[frame.view])
 
-        pieces = [slice(k, k + _PIECE) for k in range(0, len(rows), _PIECE)]
-        in_threads(decode, pieces)
+        in_threads(decode, [slice(k, k + _PIECE) for k in range(0, len(rows), _PIECE)])
         return images, masks
 
     def scene(self, index: int) -> Scene:
         """All views of a scene, as they are stored."""
-        record = self._record(index)
-        try:
-            spans, cameras = parse_scene(record.payload)
-        except ValueError as error:
-            raise ValueError(f"{record}: {error}") from error
-        return Scene([record.payload[start:stop] for start, stop in spans], cameras)
+        scenes = parse_scenes(self._block(index))
+        return Scene(scenes.frames(0), scenes.cameras)
 
     def scene_masks(self, index: int) -> np.ndarray | None:
         """`[views, H, W]` uint8 masks of a generated scene, if it is for validation or testing."""
-        record = self._record(index)
-        return read_masks(record.path, record.number) if self._masked else None
+        block = self._block(index)
+        return read_masks(block.path, int(block.numbers[0])) if self._masked else None
 
     def _sized(self, picture: np.ndarray) -> np.ndarray:
         """A frame or a mask of another size takes the nearest pixel."""
         pick = np.arange(self.image_size) * len(picture) // self.image_size
         return picture if len(picture) == self.image_size else picture[np.ix_(pick, pick)]
 
-    def _record(self, index: int) -> Record:
-        return next(self._records(self.checked([index]).cpu().numpy()))
+    def _block(self, index: int) -> Block:
+        return next(self._blocks(self.checked([index]).cpu().numpy()))
 
-    def _records(self, rows: np.ndarray) -> Iterator[Record]:
-        """Where each of these scenes is stored, and its bytes."""
+    def _frames(self, rows: np.ndarray, views: np.ndarray) -> list[Frame]:
+        """One view of each of these scenes; of its views the one at `views` / 2^24 of them."""
+        frames: list[Frame] = []
+        for block in self._blocks(rows):
+            scenes = parse_scenes(block)
+            for k, number in enumerate(block.numbers.tolist()):
+                view = int(views[len(frames)]) * scenes.count(k) >> 24
+                frames.append(Frame(block.path, number, view, scenes.frame(k, view)))
+        return frames
+
+    def _blocks(self, rows: np.ndarray) -> Iterator[Block]:
+        """The records of these scenes, in their order."""
         parts = [bisect_right(self._ends, row) for row in rows.tolist()]
         begin = 0
         while begin < len(rows):
@@ -196,9 +199,7 @@ class Gqn(CachedDataset):
                 end += 1
             file, first = self._parts[part].file, self._ends[part - 1] if part else 0
             start = self._parts[part].span().start
-            numbers = [row - first + start for row in rows[begin:end].tolist()]
-            for number, payload in zip(numbers, file.read(numbers), strict=True):
-                yield Record(file.path, number, payload)
+            yield from file.blocks(row - first + start for row in rows[begin:end].tolist())
             begin = end
 
     def _count_to(self, size: int | None) -> int:
@@ -232,18 +233,3 @@ class Gqn(CachedDataset):
         published = path.name.endswith((f"-of-{PUBLISHED}.tfrecord", "-of-240.tfrecord"))
         if announced is None and published and len(file) != 5000:
             warnings.warn(f"{path} holds {len(file)} scenes; published are 5,000", stacklevel=4)
-
-
-def parse_scene(payload: bytes) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Where in a record each view's JPEG file is, and the cameras."""
-    features: dict[str, Feature] = parse_example(payload)
-    frames, cameras = features.get("frames"), features.get("cameras")
-    if not isinstance(frames, BytesList) or not isinstance(cameras, np.ndarray):
-        raise ValueError(f"a scene needs frames and cameras, but has {', '.join(features)}")
-    spans = frames.spans()
-    if not spans or cameras.dtype != np.float32 or len(cameras) != 5 * len(spans):
-        raise ValueError(
-            f"{len(spans)} frames need five float32 each of cameras, but there are "
-            f"{len(cameras)} of {cameras.dtype}"
-        )
-    return spans, cameras.reshape(-1, 5)

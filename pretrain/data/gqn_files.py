@@ -15,7 +15,8 @@ import numpy as np
 
 from pretrain.data.example import build_example
 from pretrain.data.manifest import check_complete, find_marker, read_marker
-from pretrain.data.tfrecord import Losses, RecordFile, Summary, write_records
+from pretrain.data.record_file import RecordFile
+from pretrain.data.tfrecord import Losses, Summary, write_records
 
 PUBLISHED = 2160  # train files of rooms_ring_camera, of 5,000 scenes each
 _LAST_TRAINING_FILE = 2124  # 2160 // 60 * 59, as in the authors' release

@@ -1,8 +1,9 @@
-"""TFRecord files without TensorFlow: framing, checksums, GZIP, random access, and no trust.
+"""TFRecord files without TensorFlow: framing, checksums, GZIP, and no trust.
 
 A record is a little-endian uint64 length, the masked CRC-32C of these 8 bytes, the payload, and
 the masked CRC-32C of the payload. There is no header, footer or index. Every checksum is checked,
-and a length is compared with the file's before a byte of it is allocated.
+and a length is compared with the file's before a byte of it is allocated. Random access is in
+`pretrain/data/record_file.py`.
 """
 
 import gzip
@@ -13,18 +14,18 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import google_crc32c
-import numpy as np
 
 OnCorrupt = Literal["stop", "skip"]
 
 MAX_RECORD = 1 << 26  # bytes; the largest genuine records have 3 MB (300 frames of 84 x 84 pixels)
 MAX_LOSS = 0.001  # of all records; more damage than that is no accident to read past
 
-_HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
+BAD_PAYLOAD = "its payload does not match its checksum; the file is damaged"
+HEADER = struct.Struct("<QI")
+CRC = struct.Struct("<I")
 
 
 class RecordError(ValueError):
@@ -57,14 +58,18 @@ class Summary(NamedTuple):
 
 def masked_crc32c(data: bytes) -> int:
     """The checksum of TFRecord files: CRC-32C, rotated and shifted."""
-    crc: int = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return mask_crc(google_crc32c.value(data))
+
+
+def mask_crc(crc: Any) -> Any:
+    """Rotates and shifts a checksum, or int64 of them."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame_record(payload: bytes) -> bytes:
     """A payload with its length and checksums around it."""
     length = struct.pack("<Q", len(payload))
-    ends = _CRC.pack(masked_crc32c(length)), _CRC.pack(masked_crc32c(payload))
+    ends = CRC.pack(masked_crc32c(length)), CRC.pack(masked_crc32c(payload))
     return length + ends[0] + payload + ends[1]
 
 
@@ -141,10 +146,10 @@ def read_records(path: Path, losses: Losses | None = None) -> Iterator[Record]:
         size = os.fstat(raw.fileno()).st_size
         stream, size = (raw, size) if not _is_gzip(raw) else (gzip.GzipFile(fileobj=raw), 1 << 62)
         try:
-            while header := stream.read(_HEADER.size):
-                length = _length(header, size - offset)
+            while header := stream.read(HEADER.size):
+                length = record_length(header, size - offset)
                 payload, crc = stream.read(length), stream.read(4)
-                if problem := _payload_problem(payload, crc, length):
+                if problem := payload_problem(payload, crc, length):
                     losses.add(RecordError(path, number, offset, problem))
                 else:
                     yield Record(number, offset, payload)
@@ -156,131 +161,34 @@ def read_records(path: Path, losses: Losses | None = None) -> Iterator[Record]:
     losses.end_file(path, number, losses.lost - lost)
 
 
-class RecordFile:
-    """Random access to an uncompressed file, by an index that is made when it is first needed.
-
-    Args:
-        path: The file.
-        losses: What to do with damage. "skip" reads the whole file to make the index, so that
-            numbers count sound records only.
-    """
-
-    def __init__(self, path: Path, losses: Losses | None = None):
-        self.path, self._losses = path, losses or Losses()
-        self._offsets: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """`[records]` int64: the byte at which each record begins."""
-        if self._offsets is None:
-            with self.path.open("rb") as file:
-                index = self._skim(file) if self._losses.on_corrupt == "stop" else self._sift(file)
-            self._offsets = np.array(index, dtype=np.int64)
-        return self._offsets
-
-    def read(self, numbers: Iterable[int]) -> Iterator[bytes]:
-        """The payloads of these records, checked. Safe to call from several threads at once."""
-        offsets = self.offsets
-        with self.path.open("rb") as file:
-            handle = file.fileno()
-            size = os.fstat(handle).st_size
-            for number in numbers:
-                offset = int(offsets[number])
-                try:
-                    yield _read_at(handle, offset, size)
-                except ValueError as error:
-                    raise RecordError(self.path, number, offset, str(error)) from error
-
-    def _skim(self, file: BinaryIO) -> list[int]:
-        """Hops from header to header; payloads are checked when they are read."""
-        handle, offset = file.fileno(), 0
-        size = os.fstat(handle).st_size
-        index: list[int] = []
-        while offset < size:
-            try:
-                length = _length(os.pread(handle, _HEADER.size, offset), size - offset)
-            except ValueError as error:
-                raise RecordError(self.path, len(index), offset, str(error)) from error
-            index.append(offset)
-            offset += length + 16
-        self._losses.end_file(self.path, len(index), 0)
-        return index
-
-    def _sift(self, file: BinaryIO) -> list[int]:
-        """Reads everything, and leaves out what is damaged."""
-        handle, offset, lost = file.fileno(), 0, 0
-        size = os.fstat(handle).st_size
-        index: list[int] = []
-        while offset < size:
-            number, end = len(index) + lost, None
-            try:
-                end = offset + _length(os.pread(handle, _HEADER.size, offset), size - offset) + 16
-                _read_at(handle, offset, size)
-                index.append(offset)
-            except ValueError as error:
-                self._losses.add(RecordError(self.path, number, offset, str(error)))
-                lost += 1
-            offset = end or _next_record(handle, offset, size)
-        self._losses.end_file(self.path, len(index) + lost, lost)
-        return index
-
-
-def _read_at(handle: int, offset: int, size: int) -> bytes:
-    """The payload of the record at this byte."""
-    length = _length(os.pread(handle, _HEADER.size, offset), size - offset)
-    payload = os.pread(handle, length, offset + _HEADER.size)
-    crc = os.pread(handle, 4, offset + _HEADER.size + length)
-    if problem := _payload_problem(payload, crc, length):
-        raise ValueError(problem)
-    return payload
-
-
-def _next_record(handle: int, offset: int, size: int) -> int:
-    """The nearest byte after a damaged record at which a sound header begins."""
-    start = offset + 1
-    window = os.pread(handle, 1 << 20, start)
-    # The upper half of a length is zero: only there is a checksum worth its time.
-    found = window.find(b"\0\0\0\0", 4)
-    while found >= 0:
-        begin = found - 4
-        try:
-            _length(window[begin : begin + _HEADER.size], size - start - begin)
-        except ValueError:
-            found = window.find(b"\0\0\0\0", found + 1)
-        else:
-            return start + begin
-    return size if start + len(window) >= size else start + len(window) - _HEADER.size
-
-
-def _length(header: bytes, rest: int) -> int:
+def record_length(header: bytes, rest: int) -> int:
     """The length that a header announces, if it can be believed."""
-    if len(header) < _HEADER.size:
+    if len(header) < HEADER.size:
         raise ValueError(f"the file ends within the record's header ({len(header)} of 12 bytes)")
-    length, crc = _HEADER.unpack(header)
+    length: int
+    length, crc = HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
         raise ValueError("its length does not match its checksum; the file is damaged")
     if length > MAX_RECORD:
         raise ValueError(f"it announces {length} bytes, more than the {MAX_RECORD} allowed")
     if length + 16 > rest:
         raise ValueError(f"it announces {length} bytes, but the file ends {rest} bytes after it")
-    return cast(int, length)
+    return length
 
 
-def _payload_problem(payload: bytes, crc: bytes, length: int) -> str | None:
+def payload_problem(payload: bytes, crc: bytes, length: int) -> str | None:
+    """What is wrong with a payload that should have this length and checksum."""
     if len(payload) < length or len(crc) < 4:
         return f"the file ends within its {length} bytes"
-    if masked_crc32c(payload) != _CRC.unpack(crc)[0]:
-        return "its payload does not match its checksum; the file is damaged"
+    if masked_crc32c(payload) != CRC.unpack(crc)[0]:
+        return BAD_PAYLOAD
     return None
 
 
 def _is_gzip(file: BinaryIO) -> bool:
     """Whether a file is compressed. A sound header wins: a length may begin with GZIP's bytes."""
-    start = file.read(_HEADER.size)
+    start = file.read(HEADER.size)
     file.seek(0)
     if start[:2] != b"\x1f\x8b":
         return False
-    return len(start) < 12 or masked_crc32c(start[:8]) != _HEADER.unpack(start)[1]
+    return len(start) < 12 or masked_crc32c(start[:8]) != HEADER.unpack(start)[1]

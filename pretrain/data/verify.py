@@ -25,9 +25,9 @@ from pretrain.data.dm_multi_dsprites import VARIANTS, parse_records
 from pretrain.data.dsprites_files import ProcessedFiles
 from pretrain.data.found import Found, datasets_in
 from pretrain.data.gqn import NATIVE as GQN_SIZES
-from pretrain.data.gqn import parse_scene
 from pretrain.data.manifest import MARKER, find_marker, hash_file, read_marker
 from pretrain.data.pixels import decode_rgb
+from pretrain.data.scenes import parse_scene
 from pretrain.data.shapestacks import (
     LISTS,
     MASK_NAME,
