@@ -17,13 +17,16 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from genesis_rl.alignment import SlotAligner
 from genesis_rl.encoder import GenesisEncoder, ObjectEncoder, open_encoder
+from genesis_rl.models.slots import Decomposition
 from genesis_rl.wrappers.frames import FrameFormat
 
 Layout = Literal["flat", "slots", "dict"]
 Latents = Literal["both", "mask", "component"]
 DType = Literal["float32", "float16"]
 Parity = Literal["official"]
+Align = Literal["hungarian"]
 
 Observation: TypeAlias = Any  # an array, or a dict of arrays
 
@@ -46,6 +49,8 @@ class LatentOptions:
         parity: "official" leaves out the last slot's mask latent, which owns no mask, and puts all
             mask latents first, as the features of the authors' release do. GENESIS-S, whose slots
             have one latent for both, keeps them all.
+        align: "hungarian" permutes each frame's slots, at least cost, to match those of the frames
+            before; see `genesis_rl.alignment`.
     """
 
     layout: Layout = "flat"
@@ -56,6 +61,7 @@ class LatentOptions:
     device: str = "auto"
     precision: str = "auto"
     parity: Parity | None = None
+    align: Align | None = None
 
     def __post_init__(self) -> None:
         choices = {"layout": Layout, "latents": Latents, "dtype": DType}
@@ -70,6 +76,13 @@ class LatentOptions:
             raise ValueError(
                 "parity='official' leaves slots of different sizes, which layout='slots' cannot "
                 "hold; use layout='flat' or 'dict'"
+            )
+        if self.align not in (None, "hungarian"):
+            raise ValueError(f"align must be None or 'hungarian', but got {self.align!r}")
+        if self.align and self.parity:
+            raise ValueError(
+                "parity='official' leaves out the mask latent of the slot that is inferred last, "
+                "which align moves about; use one of the two"
             )
         if not (self.clip > 0 and math.isfinite(self.bound)):
             raise ValueError(
@@ -98,6 +111,7 @@ class LatentObserver:
         num_encoded: Frames encoded so far.
         num_forwards: In how many calls of the encoder.
         num_clipped: Values clipped so far.
+        aligner: What ties slots to those of earlier frames; None if nothing does.
     """
 
     def __init__(
@@ -117,6 +131,7 @@ class LatentObserver:
         self._noise = [
             np.random.default_rng() for _ in range(num_envs if options.stochastic else 0)
         ]
+        self.aligner = self._open_aligner(num_envs) if options.align else None
 
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Restarts the noise of each environment that has a seed; the others' goes on."""
@@ -125,12 +140,21 @@ class LatentObserver:
                 if seed is not None:
                     self._noise[i] = np.random.default_rng([_NOISE, int(seed)])
 
-    def __call__(self, frames: Any, envs: Sequence[int] | None = None) -> Observation:
+    def __call__(
+        self,
+        frames: Any,
+        envs: Sequence[int] | None = None,
+        begins: Sequence[int] = (),
+        final: int = 0,
+    ) -> Observation:
         """Encodes a batch in one forward pass.
 
         Args:
             frames: `[N, ...]` as the environment lays them out.
-            envs: Which environment each frame comes from, for its noise; None is all, in order.
+            envs: Which environment each frame comes from; None is all, in order.
+            begins: Environments whose episode begins with their frame; only alignment asks.
+            final: So many frames, the first of the batch, are the last of old episodes beside the
+                first of new ones.
 
         Returns:
             `[N, ...]` in memory of its own, in the space but for the batch axis.
@@ -151,6 +175,8 @@ class LatentObserver:
             latents = self.encoder.encode_masks(images, noise)
         else:
             latents = self.encoder.encode(images, noise)
+        if self.aligner is not None:
+            latents = self.aligner(latents, envs, begins, final)
         values = self._clipped(latents.cpu().numpy())
         mask, component = values[..., :mask_sizes], values[..., mask_sizes:]
         return arrange(mask, component, self.options, drops_last_mask(self.encoder.latent_sizes))
@@ -162,16 +188,35 @@ class LatentObserver:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def picture(self, frame: Any) -> NDArray[np.uint8]:
-        """Draws one frame and its slots."""
-        from genesis_rl.pictures import full_model, picture_of
+    def picture(self, frame: Any, env: int = 0) -> NDArray[np.uint8]:
+        """Draws an environment's last frame and its slots, in the order of the observation."""
+        from genesis_rl.pictures import decomposition_picture, full_model, picture_of
 
         if not isinstance(self.encoder, GenesisEncoder):
             raise TypeError(
                 f"render_slots draws what a checkpoint's model sees, but the encoder is a "
                 f"{type(self.encoder).__name__}"
             )
-        return picture_of(self.images(frame[None]), full_model(self.encoder.checkpoint))
+        images, model = self.images(frame[None]), full_model(self.encoder.checkpoint)
+        if self.aligner is None or self.aligner.order is None:
+            return picture_of(images, model)
+        order = self.aligner.order[env].cpu()
+        pixels = images.cpu().float() / 255
+        seen = model.decompose(pixels)
+        parts = (part[:, order] for part in (seen.log_masks, seen.components, seen.latents))
+        return decomposition_picture(pixels, Decomposition(*parts), scale=2)
+
+    def _open_aligner(self, num_envs: int) -> SlotAligner:
+        sizes = self.encoder.latent_sizes
+        try:
+            return SlotAligner(
+                self.encoder.num_slots,
+                sizes[0],
+                num_envs,
+                last_mask_counts=not drops_last_mask(sizes),
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     def _clipped(self, values: NDArray[np.float32]) -> NDArray[Any]:
         bound = self.options.bound

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_rl.wrappers.latents import (
+    Align,
     DType,
     LatentObserver,
     LatentOptions,
@@ -27,10 +28,10 @@ class GenesisObsWrapper(
     """Replaces each RGB frame by the latents of its K object slots.
 
     Latents are posterior means, so equal frames give equal observations. Slots are inferred in
-    sequence, from scratch for each frame: nothing ties a slot to the one of the same number a frame
-    later. Encoding frame by frame wastes most of a GPU; for many environments use
-    `GenesisVectorObsWrapper` (Gymnasium) or `GenesisVecEnvWrapper` (Stable-Baselines3), which
-    encode all of them in one forward pass.
+    sequence, from scratch for each frame: unless `align` is given, nothing ties a slot to the one
+    of the same number a frame later. Encoding frame by frame wastes most of a GPU; for many
+    environments use `GenesisVectorObsWrapper` (Gymnasium) or `GenesisVecEnvWrapper`
+    (Stable-Baselines3), which encode all of them in one forward pass.
 
     Example:
         >>> env = gym.make("envs:GenesisRL/SpriteGoal-v0")  # doctest: +SKIP
@@ -49,6 +50,7 @@ class GenesisObsWrapper(
         device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
         precision: "auto", "fp32", "tf32" or "bf16".
         parity: "official" gives the features of the authors' release.
+        align: "hungarian" lets slots keep their numbers over an episode, as far as they can.
     """
 
     def __init__(
@@ -64,9 +66,12 @@ class GenesisObsWrapper(
         device: str = "auto",
         precision: str = "auto",
         parity: Parity | None = None,
+        align: Align | None = None,
     ):
         check_kind(env, "GenesisObsWrapper")
-        options = LatentOptions(layout, latents, stochastic, clip, dtype, device, precision, parity)
+        options = LatentOptions(
+            layout, latents, stochastic, clip, dtype, device, precision, parity, align
+        )
         checkpoint = str(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.ObservationWrapper.__init__(self, env)
@@ -74,18 +79,21 @@ class GenesisObsWrapper(
             "GenesisObsWrapper", checkpoint, options, env.observation_space
         )
         self._frame: Any = None
+        self._begins = True  # an episode, with the next frame
         self.observation_space = self._observer.space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         self._observer.seed([seed])
+        self._begins = True
         return super().reset(seed=seed, options=options)
 
     def observation(self, observation: Any) -> Observation:
-        """Encodes one frame."""
+        """Encodes one frame; with `align`, as the next one of the episode."""
         self._frame = observation
-        latents = self._observer(observation[None])
+        latents = self._observer(observation[None], begins=[0] if self._begins else [])
+        self._begins = False
         if isinstance(latents, dict):
             return {name: entry[0] for name, entry in latents.items()}
         return latents[0]

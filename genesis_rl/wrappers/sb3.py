@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from genesis_rl.wrappers.latents import (
+    Align,
     DType,
     LatentObserver,
     LatentOptions,
@@ -49,6 +50,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
         precision: "auto", "fp32", "tf32" or "bf16".
         parity: "official" gives the features of the authors' release.
+        align: "hungarian" lets slots keep their numbers over an episode, as far as they can.
     """
 
     def __init__(
@@ -64,9 +66,12 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         device: str = "auto",
         precision: str = "auto",
         parity: Parity | None = None,
+        align: Align | None = None,
     ):
         check_kind(venv, "GenesisVecEnvWrapper")
-        options = LatentOptions(layout, latents, stochastic, clip, dtype, device, precision, parity)
+        options = LatentOptions(
+            layout, latents, stochastic, clip, dtype, device, precision, parity, align
+        )
         # Names that no environment has: VecEnv wrappers refuse attributes found at two depths.
         self._slot_observer = LatentObserver(
             "GenesisVecEnvWrapper", str(checkpoint), options, venv.observation_space, venv.num_envs
@@ -86,18 +91,22 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
             self._slot_observer.seed(self._slot_seeds)
             self._slot_seeds = None
         self._slot_frames = frames
-        return self._slot_observer(frames)
+        return self._slot_observer(frames, begins=range(self.num_envs))
 
     def step_wait(self) -> VecEnvStepReturn:
         frames, rewards, dones, infos = self.venv.step_wait()
         self._slot_frames = frames
+        begins = np.flatnonzero(dones).tolist()
         ended = [i for i, info in enumerate(infos) if "terminal_observation" in info]
         if not ended:
-            return self._slot_observer(frames), rewards, dones, infos
+            return self._slot_observer(frames, begins=begins), rewards, dones, infos
         terminal = np.stack([infos[i]["terminal_observation"] for i in ended])
         # Terminal frames go first, because an environment's noise is drawn in its frames' order.
         encoded = self._slot_observer(
-            np.concatenate([terminal, frames]), envs=[*ended, *range(self.num_envs)]
+            np.concatenate([terminal, frames]),
+            envs=[*ended, *range(self.num_envs)],
+            begins=begins,
+            final=len(ended),
         )
         for row, i in enumerate(ended):
             infos[i]["terminal_observation"] = _copy(encoded, row)
@@ -107,7 +116,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         """Returns a picture `[H, W, 3]` of one environment's last frame, and of its slots."""
         if self._slot_frames is None:
             raise RuntimeError("render_slots needs a frame: call reset() first")
-        return self._slot_observer.picture(self._slot_frames[index])
+        return self._slot_observer.picture(self._slot_frames[index], index)
 
     @property
     def num_clipped(self) -> int:

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from genesis_rl.wrappers.latents import (
+    Align,
     DType,
     LatentObserver,
     LatentOptions,
@@ -51,6 +52,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         device: "auto", "cpu", "cuda", "cuda:1", ...; touched by the first frame, not before.
         precision: "auto", "fp32", "tf32" or "bf16".
         parity: "official" gives the features of the authors' release.
+        align: "hungarian" lets slots keep their numbers over an episode, as far as they can.
     """
 
     def __init__(
@@ -66,9 +68,12 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         device: str = "auto",
         precision: str = "auto",
         parity: Parity | None = None,
+        align: Align | None = None,
     ):
         check_kind(env, "GenesisVectorObsWrapper")
-        options = LatentOptions(layout, latents, stochastic, clip, dtype, device, precision, parity)
+        options = LatentOptions(
+            layout, latents, stochastic, clip, dtype, device, precision, parity, align
+        )
         checkpoint = str(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.vector.VectorWrapper.__init__(self, env)
@@ -88,6 +93,9 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         )
         self._frames: Any = None
         self._latents: Observation = None  # of the last batch, for partial resets
+        mode = env.metadata.get("autoreset_mode")
+        self._mode = str(getattr(mode, "value", mode or "NextStep"))
+        self._over = np.zeros(env.num_envs, bool)  # next step shows another episode
         self.single_observation_space = self._observer.space
         self.observation_space = batch_space(self._observer.space, env.num_envs)
 
@@ -104,10 +112,12 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         self._seed(seed, mask)
         self._frames = frames
         if mask is None or self._latents is None:
-            return self._keep(self._observer(frames)), infos
+            self._over[:] = False
+            return self._keep(self._observer(frames, begins=range(self.num_envs))), infos
+        self._over[mask] = False
         chosen = np.flatnonzero(mask)
-        latents = copy.deepcopy(self._latents)
-        _assign(latents, chosen, self._observer(frames[chosen], envs=chosen.tolist()))
+        latents, rows = copy.deepcopy(self._latents), chosen.tolist()
+        _assign(latents, chosen, self._observer(frames[chosen], envs=rows, begins=rows))
         return self._keep(latents), infos
 
     def step(
@@ -116,7 +126,8 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         frames, rewards, terminations, truncations, infos = self.env.step(actions)
         self._frames = frames
         if "final_obs" not in infos:
-            latents = self._observer(frames)
+            begins = self._begins(terminations, truncations) if self._observer.aligner else ()
+            latents = self._observer(frames, begins=begins)
             return self._keep(latents), rewards, terminations, truncations, infos
 
         # Same-step autoreset: what an episode showed last comes beside what the next shows first.
@@ -125,7 +136,12 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         everyone = range(self.num_envs)
         final = _rows(infos["final_obs"], chosen, frames)
         # Final frames go first, because an environment's noise is drawn in the order of its frames.
-        encoded = self._observer(_concatenate(final, frames), envs=[*chosen.tolist(), *everyone])
+        encoded = self._observer(
+            _concatenate(final, frames),
+            envs=[*chosen.tolist(), *everyone],
+            begins=chosen.tolist(),
+            final=len(chosen),
+        )
         infos = dict(infos)
         infos["final_obs"] = self._like(
             infos["final_obs"], chosen, _take(encoded, slice(0, len(chosen)))
@@ -137,7 +153,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         """Returns a picture `[H, W, 3]` of one environment's last frame, and of its slots."""
         if self._frames is None:
             raise RuntimeError("render_slots needs a frame: call reset() first")
-        return self._observer.picture(self._frames[index])
+        return self._observer.picture(self._frames[index], index)
 
     @property
     def num_clipped(self) -> int:
@@ -157,6 +173,13 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         )
         chosen = np.ones(self.num_envs, bool) if mask is None else mask
         self._observer.seed([s if chosen[i] else None for i, s in enumerate(seeds)])
+
+    def _begins(self, terminations: Any, truncations: Any) -> list[int]:
+        """Returns the environments that show the first frame of an episode, without a final one."""
+        over = np.logical_or(_numpy(terminations), _numpy(truncations))
+        before, self._over = self._over, over
+        shown = {"NextStep": before, "SameStep": over}.get(self._mode, np.zeros_like(over))
+        return np.flatnonzero(shown).tolist()
 
     def _keep(self, latents: Observation) -> Observation:
         """Remembers a batch in memory of its own: the caller may change the one returned."""
