@@ -1,0 +1,374 @@
+"""Batch normalisation and gate as Triton kernels: the fewest passes over memory that there are.
+
+Forward, one pass that reads and one that reads and writes; backward, the same. What a pass over all
+pixels finds out about a channel is kept by every program for itself and combined by a small kernel,
+always in the same order, so results repeat bit for bit.
+
+Images are channels-last, that is rows of 2 C channels, one row a pixel. Everything is computed in
+float32, whatever the tensors' type.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ELEMENTS = 2048  # in a tile
+_WARPS = 4
+_STAGES = 3  # tiles of a program that are under way at a time
+_ROUNDS = 8  # tiles of a program that only writes: what it knows of the channels is loaded once
+_PROGRAMS = 512  # of a pass that sums, so many that they fill a GPU: their sums are combined after
+_COLUMNS = 8  # that a program of a combining kernel handles: 32 bytes, the least that memory moves
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance of every channel of `[N, H, W, 2 C]`, each `[2 C]`."""
+    channels = x.shape[-1]
+    rows, tiles, sizes = _tiles(x, channels)
+    programs = min(tiles, _PROGRAMS)
+    partial = x.new_empty(2, programs, channels, dtype=torch.float32)
+    mean, variance = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
+    rounds = triton.cdiv(tiles, programs)
+    _sum_moments[(programs,)](x, partial, rows, tiles, ROUNDS=rounds, **sizes)
+    _combine_moments[(triton.cdiv(channels, _COLUMNS),)](
+        partial,
+        mean,
+        variance,
+        rows,
+        tiles,
+        programs,
+        C=channels,
+        BLOCK=sizes["BLOCK"],
+        PROGRAMS=triton.next_power_of_2(programs),
+        COLUMNS=_COLUMNS,
+    )
+    return mean, variance
+
+
+def gate(
+    x: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> Tensor:
+    """Normalises `[N, H, W, 2 C]` and gates its halves: `[N, H, W, C]`."""
+    *shape, channels = x.shape
+    rows, tiles, sizes = _tiles(x, channels // 2)
+    out = x.new_empty(*shape, channels // 2)
+    rounds = min(_ROUNDS, triton.cdiv(tiles, _PROGRAMS))
+    _normalise_and_gate[(triton.cdiv(tiles, rounds),)](
+        x, mean, variance, scale, shift, out, rows, eps, ROUNDS=rounds, **sizes
+    )
+    return out
+
+
+def gate_backward(
+    upstream: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, scale and shift for that of the gated image."""
+    channels = x.shape[-1]
+    rows, tiles, sizes = _tiles(x, channels // 2)
+    programs = min(tiles, _PROGRAMS)
+    parameters = (mean, variance, scale, shift)
+    partial = x.new_empty(programs, 2 * channels, dtype=torch.float32)
+    d_scale, d_shift = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
+    rounds = triton.cdiv(tiles, programs)
+    _sum_gradients[(programs,)](
+        upstream, x, *parameters, partial, rows, tiles, eps, ROUNDS=rounds, **sizes
+    )
+    _combine_gradients[(triton.cdiv(2 * channels, _COLUMNS),)](
+        partial,
+        variance,
+        d_scale,
+        d_shift,
+        programs,
+        eps,
+        C2=channels,
+        PROGRAMS=triton.next_power_of_2(programs),
+        COLUMNS=_COLUMNS,
+    )
+    out = torch.empty_like(x)
+    rounds = min(_ROUNDS, rounds)
+    _spread_gradients[(triton.cdiv(tiles, rounds),)](
+        upstream, x, *parameters, d_scale, d_shift, out, rows, eps, ROUNDS=rounds, **sizes
+    )
+    return out, d_scale, d_shift
+
+
+def _tiles(x: Tensor, channels: int) -> tuple[int, int, dict[str, int]]:
+    """Returns rows and tiles of x, and the sizes of a tile of so many channels."""
+    padded = triton.next_power_of_2(channels)
+    block = max(_ELEMENTS // padded, 1)
+    rows = x.numel() // x.shape[-1]
+    sizes = {"C": channels, "PADDED": padded, "BLOCK": block, "STAGES": _STAGES}
+    return rows, triton.cdiv(rows, block), sizes | {"num_warps": _WARPS}
+
+
+@triton.jit
+def _sum_moments(
+    x_ptr,
+    partial_ptr,
+    rows,
+    tiles,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """What a program sees of every channel: its mean and its squared distance from that."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    channel = tl.arange(0, PADDED)
+    used = channel < C
+    # From the last tile to the first: the convolution wrote the last ones last, so they are still
+    # in the cache; and this pass leaves the first ones there, where the next begins.
+    first = (tiles - 1 - program).to(tl.int64) * BLOCK
+    # Distances from a value of the same channel keep their digits where squares would lose them.
+    origin = tl.load(x_ptr + first * C + channel, mask=used, other=0).to(tl.float32)
+    sums = tl.zeros([BLOCK, PADDED], tl.float32)
+    squares = tl.zeros([BLOCK, PADDED], tl.float32)
+    count = 0
+    for i in tl.range(ROUNDS, num_stages=STAGES):
+        start = (tiles - 1 - program - i * programs).to(tl.int64) * BLOCK
+        row = start + tl.arange(0, BLOCK)  # negative in the last round of some programs
+        inside = ((row >= 0) & (row < rows))[:, None] & used[None, :]
+        x = tl.load(x_ptr + row[:, None] * C + channel[None, :], mask=inside, other=0)
+        distance = tl.where(inside, x.to(tl.float32) - origin[None, :], 0.0)
+        sums += distance
+        squares += distance * distance
+        count += tl.where(start < 0, 0, tl.minimum(rows - start, BLOCK)).to(tl.int32)
+    mean = tl.sum(sums, axis=0) / count
+    spread = tl.sum(squares, axis=0) - count * mean * mean
+    tl.store(partial_ptr + program * C + channel, origin + mean, mask=used)
+    tl.store(partial_ptr + (programs + program) * C + channel, spread, mask=used)
+
+
+@triton.jit
+def _combine_moments(
+    partial_ptr,
+    mean_ptr,
+    variance_ptr,
+    rows,
+    tiles,
+    programs,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Mean and variance of all from those of each (Chan, Golub and LeVeque, 1979)."""
+    program = tl.arange(0, PROGRAMS)
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    # Tiles go round; only the last of them, which is the first program's, may be cut short.
+    count = (tiles - 1 - program + programs) // programs * BLOCK
+    count -= tl.where(program == 0, tiles * BLOCK - rows, 0)
+    weight = tl.where(program < programs, count, 0).to(tl.float32)[:, None] / rows
+    inside = (program < programs)[:, None] & (channel < C)[None, :]
+    at = partial_ptr + program[:, None] * C + channel[None, :]
+    means = tl.load(at, mask=inside, other=0.0)
+    spreads = tl.load(at + programs * C, mask=inside, other=0.0)
+    mean = tl.sum(means * weight, axis=0)
+    apart = tl.where(inside, means - mean[None, :], 0.0)
+    variance = tl.sum(spreads / rows + weight * apart * apart, axis=0)
+    tl.store(mean_ptr + channel, mean, mask=channel < C)
+    tl.store(variance_ptr + channel, variance, mask=channel < C)
+
+
+@triton.jit
+def _normalisation(mean_ptr, variance_ptr, scale_ptr, shift_ptr, channel, used, eps):
+    """Mean, factor and offset of channels: normalised is `(x - mean) * factor + offset`."""
+    mean = tl.load(mean_ptr + channel, mask=used, other=0.0)
+    variance = tl.load(variance_ptr + channel, mask=used, other=1.0)
+    scale = tl.load(scale_ptr + channel, mask=used, other=0.0)
+    offset = tl.load(shift_ptr + channel, mask=used, other=0.0)
+    deviation = 1 / tl.sqrt(variance + eps)
+    return mean[None, :], deviation[None, :] * scale[None, :], offset[None, :]
+
+
+@triton.jit
+def _normalise_and_gate(
+    x_ptr,
+    mean_ptr,
+    variance_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    rows,
+    eps,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    channel = tl.arange(0, PADDED)
+    used = channel < C
+    mean_h, factor_h, offset_h = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, channel, used, eps
+    )
+    mean_g, factor_g, offset_g = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, C + channel, used, eps
+    )
+    offset_h -= mean_h * factor_h
+    offset_g -= mean_g * factor_g
+    start = tl.program_id(0).to(tl.int64) * (ROUNDS * BLOCK)
+    for i in tl.range(ROUNDS, num_stages=STAGES):
+        row = start + i * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & used[None, :]
+        at = x_ptr + row[:, None] * (2 * C) + channel[None, :]
+        h = tl.load(at, mask=inside, other=0).to(tl.float32) * factor_h + offset_h
+        g = tl.load(at + C, mask=inside, other=0).to(tl.float32) * factor_g + offset_g
+        at = out_ptr + row[:, None] * C + channel[None, :]
+        tl.store(at, (h * tl.sigmoid(g)).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _load(x_ptr, upstream_ptr, row, channel, inside, C: tl.constexpr):
+    """Both halves of x, and the gradient of the gated image: 0 outside."""
+    at = x_ptr + row[:, None] * (2 * C) + channel[None, :]
+    h = tl.load(at, mask=inside, other=0).to(tl.float32)
+    g = tl.load(at + C, mask=inside, other=0).to(tl.float32)
+    at = upstream_ptr + row[:, None] * C + channel[None, :]
+    return h, g, tl.load(at, mask=inside, other=0).to(tl.float32)
+
+
+@triton.jit
+def _sum_gradients(
+    upstream_ptr,
+    x_ptr,
+    mean_ptr,
+    variance_ptr,
+    scale_ptr,
+    shift_ptr,
+    partial_ptr,
+    rows,
+    tiles,
+    eps,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Sums of both halves' gradients, and of those times the distances from the mean."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    channel = tl.arange(0, PADDED)
+    used = channel < C
+    mean_h, factor_h, offset_h = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, channel, used, eps
+    )
+    mean_g, factor_g, offset_g = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, C + channel, used, eps
+    )
+    sum_h = tl.zeros([BLOCK, PADDED], tl.float32)
+    sum_g = tl.zeros([BLOCK, PADDED], tl.float32)
+    sum_hh = tl.zeros([BLOCK, PADDED], tl.float32)
+    sum_gg = tl.zeros([BLOCK, PADDED], tl.float32)
+    for i in tl.range(ROUNDS, num_stages=STAGES):  # from the end, as above
+        row = (tiles - 1 - program - i * programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = ((row >= 0) & (row < rows))[:, None] & used[None, :]
+        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C)
+        h -= mean_h
+        g -= mean_g
+        opened = tl.sigmoid(g * factor_g + offset_g)
+        d_h = upstream * opened
+        d_g = d_h * (1 - opened) * (h * factor_h + offset_h)
+        sum_h += d_h
+        sum_g += d_g
+        sum_hh += d_h * h
+        sum_gg += d_g * g
+    at = partial_ptr + program * (4 * C) + channel
+    tl.store(at, tl.sum(sum_h, axis=0), mask=used)
+    tl.store(at + C, tl.sum(sum_g, axis=0), mask=used)
+    tl.store(at + 2 * C, tl.sum(sum_hh, axis=0), mask=used)
+    tl.store(at + 3 * C, tl.sum(sum_gg, axis=0), mask=used)
+
+
+@triton.jit
+def _combine_gradients(
+    partial_ptr,
+    variance_ptr,
+    d_scale_ptr,
+    d_shift_ptr,
+    programs,
+    eps,
+    C2: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Gradients of all shifts, then of all scales."""
+    program = tl.arange(0, PROGRAMS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (program < programs)[:, None] & (column < 2 * C2)[None, :]
+    at = partial_ptr + program[:, None] * (2 * C2) + column[None, :]
+    sums = tl.sum(tl.load(at, mask=inside, other=0.0), axis=0)
+    tl.store(d_shift_ptr + column, sums, mask=column < C2)
+    of_scale = (column >= C2) & (column < 2 * C2)
+    variance = tl.load(variance_ptr + column - C2, mask=of_scale, other=1.0)
+    tl.store(d_scale_ptr + column - C2, sums / tl.sqrt(variance + eps), mask=of_scale)
+
+
+@triton.jit
+def _correction(
+    mean, factor, variance_ptr, d_scale_ptr, d_shift_ptr, channel, used, eps, rows
+):  # fmt: skip
+    """What normalisation takes out of a gradient: `constant + slope * x`, by channel."""
+    variance = tl.load(variance_ptr + channel, mask=used, other=1.0)
+    level = tl.load(d_shift_ptr + channel, mask=used, other=0.0) / rows
+    along = tl.load(d_scale_ptr + channel, mask=used, other=0.0) / rows
+    slope = factor * (along / tl.sqrt(variance + eps))[None, :]
+    return factor * level[None, :] - slope * mean, slope
+
+
+@triton.jit
+def _spread_gradients(
+    upstream_ptr,
+    x_ptr,
+    mean_ptr,
+    variance_ptr,
+    scale_ptr,
+    shift_ptr,
+    d_scale_ptr,
+    d_shift_ptr,
+    out_ptr,
+    rows,
+    eps,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """The gradient of what was normalised."""
+    channel = tl.arange(0, PADDED)
+    used = channel < C
+    mean_h, factor_h, offset_h = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, channel, used, eps
+    )
+    mean_g, factor_g, offset_g = _normalisation(
+        mean_ptr, variance_ptr, scale_ptr, shift_ptr, C + channel, used, eps
+    )
+    sums = variance_ptr, d_scale_ptr, d_shift_ptr
+    constant_h, slope_h = _correction(mean_h, factor_h, *sums, channel, used, eps, rows)
+    constant_g, slope_g = _correction(mean_g, factor_g, *sums, C + channel, used, eps, rows)
+    offset_h -= mean_h * factor_h
+    offset_g -= mean_g * factor_g
+    start = tl.program_id(0).to(tl.int64) * (ROUNDS * BLOCK)
+    kind = out_ptr.dtype.element_ty
+    for i in tl.range(ROUNDS, num_stages=STAGES):
+        row = start + i * BLOCK + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & used[None, :]
+        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C)
+        opened = tl.sigmoid(g * factor_g + offset_g)
+        d_h = upstream * opened
+        d_g = d_h * (1 - opened) * (h * factor_h + offset_h)
+        at = out_ptr + row[:, None] * (2 * C) + channel[None, :]
+        tl.store(at, (factor_h * d_h - slope_h * h - constant_h).to(kind), mask=inside)
+        tl.store(at + C, (factor_g * d_g - slope_g * g - constant_g).to(kind), mask=inside)
