@@ -83,6 +83,7 @@ def render(folder: Path) -> str:
         "tower_transfer": scenes,
         "throughput": report_speed.throughput_section(lines("throughput")),
         "render": report_speed.render_section(lines("render")),
+        "reading": report_speed.reading_section(lines("reading")),
         "metrics_speed": report_speed.metrics_section(lines("metrics_speed")),
     }
     text = [HEADER]

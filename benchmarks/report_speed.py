@@ -28,6 +28,7 @@ SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("loop", "cuda", 5, 64, "frames/s", ""),
     ("loop", "cuda", 5, 1024, "frames/s", "45,000 (goal)"),
 )
+READINGS = {"GQN, parsed": "50,000 (bar)", "GQN, decoded": "3,000 (bar)"}
 # Device, stage, scenes, rays per pixel and side: images a second that were aimed at.
 RENDERINGS: tuple[tuple[str, str, int, int, str], ...] = (
     ("cuda", "stack", 1024, 1, "80,000 (bar); 51,000 (prototype)"),
@@ -142,6 +143,25 @@ def metrics_section(lines: Sequence[Line]) -> str:
     head = ["ARI-FG", "scikit-learn, ms", "here, ms", "times faster", "aim", "from"]
     missing = [] if measured else ["python -m benchmarks.metrics_speed --batch 256"]
     return section("Metrics", head, rows, commands(measured, missing))
+
+
+def reading_section(lines: Sequence[Line]) -> str:
+    """Returns how much comes out of dataset files per second of CPU time."""
+    measured = newest(lines, "device", "scenes")
+    rows = [
+        [
+            row["what"],
+            f"{row['per_cpu_second']:,.0f} {row['unit']}",
+            f"{row['median']:,.0f}",
+            READINGS.get(row["what"], ""),
+            origin(line),
+        ]
+        for line in measured
+        for row in line["rows"]
+    ]
+    head = ["files", "per second of CPU time, best", "median", "aim", "from"]
+    missing = [] if measured else ["python -m benchmarks.reading --threads 1"]
+    return section("Reading", head, rows, commands(measured, missing))
 
 
 def _speed(row: Line, unit: str) -> str:
