@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.factors import ABSENT, LabelledImages, read_labelled
+from benchmarks.factors import ABSENT, LabelledImages, only, read_labelled
 from envs.counter_rng import bits, fold, integers
 from genesis_rl.durable import replace_file
 from pretrain.data.cache import cache_root
@@ -140,11 +140,10 @@ def factor_features(
     kept = _read(path, key)
     if kept is not None:
         return kept
-    trained = train_network(
-        read_all(train, min(recipe.images, len(train)), "train"),
-        read_all(val, min(recipe.held_out, len(val)), "val"),
-        recipe,
-    )
+    known = read_all(train, min(recipe.images, len(train)), "train")
+    # Of generated rooms only validation and test scenes have masks, and so factors of their own.
+    held_out = only(read_all(val, min(recipe.held_out, len(val)), "val"), known.names)
+    trained = train_network(known, held_out, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(path, _to_bytes(trained, key))
     return trained

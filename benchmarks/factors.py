@@ -10,12 +10,15 @@ Shapes: N images, H x W pixels, F factors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from envs.rooms import RING_RADIUS, ROOM_SHAPES, Rooms
 from envs.scene import SHAPES, SpriteScene
+from envs.textures import ROOM_FLOORS, ROOM_WALLS
 
 ABSENT = -100  # the label of a factor that an image does not have
 # How finely factors are told apart: levels of a colour's channel, places along a side, areas, and
@@ -45,7 +48,8 @@ def read_labelled(dataset: Any, rows: Tensor) -> LabelledImages:
     """Reads images, and whatever the dataset knows about them.
 
     Instance masks tell about any dataset. Beyond that Multi-dSprites knows its sprites (`scenes`),
-    ShapeStacks its towers (`labels`), and a dataset of rooms may know its `cameras`, `[N, 5]`.
+    ShapeStacks its towers (`labels`), and GQN its `cameras`, `[N, 5]`, and, if it was generated,
+    its `rooms`.
 
     Raises:
         ValueError: There is nothing.
@@ -56,7 +60,7 @@ def read_labelled(dataset: Any, rows: Tensor) -> LabelledImages:
     if batch.masks is not None:
         largest = largest_object(batch.masks, dataset.num_slots)
         found |= _mask_factors(batch.images, batch.masks, largest, dataset.num_slots)
-    scenes = _scenes(dataset, rows)
+    scenes = _known(dataset, "scenes", rows)
     if scenes is not None and largest is not None:
         found |= _sprite_factors(scenes, batch.masks, largest)
     if hasattr(dataset, "labels"):
@@ -64,7 +68,10 @@ def read_labelled(dataset: Any, rows: Tensor) -> LabelledImages:
         found |= {"stability": (towers.stability, 2), "height": (towers.height, 5)}
         found |= {"view": (towers.view, 16)}
     if hasattr(dataset, "cameras"):
-        found["camera angle"] = _angles(dataset.cameras(rows)), ANGLES
+        cameras = dataset.cameras(rows)
+        found["camera angle"] = _angles(cameras), ANGLES
+        rooms = _known(dataset, "rooms", rows)
+        found |= _room_factors(rooms, cameras) if rooms is not None else {}
     if not found:
         raise ValueError(
             f"dataset {dataset.name!r} has no masks, labels or cameras to learn factor features "
@@ -73,6 +80,20 @@ def read_labelled(dataset: Any, rows: Tensor) -> LabelledImages:
     labels = torch.stack([label.cpu().long() for label, _ in found.values()], dim=1)
     sizes = tuple(size for _, size in found.values())
     return LabelledImages(batch.images.cpu(), labels, tuple(found), sizes)
+
+
+def only(labelled: LabelledImages, names: Sequence[str]) -> LabelledImages:
+    """The same with these factors alone, in this order.
+
+    Raises:
+        ValueError: It does not have all of them.
+    """
+    missing = [name for name in names if name not in labelled.names]
+    if missing:
+        raise ValueError(f"factors {', '.join(missing)} of the train split are not known here")
+    at = [labelled.names.index(name) for name in names]
+    sizes = tuple(labelled.sizes[k] for k in at)
+    return LabelledImages(labelled.images, labelled.labels[:, at], tuple(names), sizes)
 
 
 def largest_object(masks: Tensor, num_slots: int) -> Tensor:
@@ -119,14 +140,29 @@ def _sprite_factors(scenes: SpriteScene, masks: Tensor, largest: Tensor) -> _Fou
     return found
 
 
-def _scenes(dataset: Any, rows: Tensor) -> SpriteScene | None:
-    if not hasattr(dataset, "scenes"):
-        return None
+def _room_factors(rooms: Rooms, cameras: Tensor) -> _Found:
+    """Floor, walls, how many objects there are, and the shape and colour of the nearest."""
+    eye = RING_RADIUS * cameras[:, None, :2]  # positions are stored on the unit circle
+    distance = (rooms.place - eye).norm(dim=2).masked_fill(~rooms.present, math.inf)
+    first = distance.argmin(dim=1)[:, None]
+    colour = rooms.colour.gather(1, first[..., None].expand(-1, -1, 3))[:, 0]
+    levels = (colour * (LEVELS - 1)).round().long()
+    found = {
+        "floor": (rooms.floor, len(ROOM_FLOORS)),
+        "wall": (rooms.wall, len(ROOM_WALLS)),
+        "present": (rooms.present.sum(dim=1), rooms.present.shape[1] + 1),
+        "nearest shape": (rooms.shape.gather(1, first)[:, 0], len(ROOM_SHAPES)),
+    }
+    channels = zip(("red", "green", "blue"), levels.unbind(1), strict=True)
+    return found | {f"nearest {hue}": (level, LEVELS) for hue, level in channels}
+
+
+def _known(dataset: Any, what: str, rows: Tensor) -> Any:
+    """What a dataset knows of its images under this name; None if it does not."""
     try:
-        scenes: SpriteScene = dataset.scenes(rows)
-    except ValueError:  # processed files hold images and masks only
+        return getattr(dataset, what)(rows) if hasattr(dataset, what) else None
+    except ValueError:  # files hold images and masks only
         return None
-    return scenes
 
 
 def _colour(name: str, images: Tensor, region: Tensor) -> _Found:

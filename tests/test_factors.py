@@ -4,7 +4,8 @@ import pytest
 import torch
 from plain_data import Plain, greys
 
-from benchmarks.factors import ABSENT, read_labelled
+from benchmarks.factors import ABSENT, only, read_labelled
+from envs.rooms import draw_rooms
 from pretrain import data
 
 
@@ -62,6 +63,30 @@ def test_cameras_and_labels_are_used_where_there_are_some():
     labelled = read_labelled(dataset, torch.arange(1))
     assert labelled.names == names
     assert labelled.labels.tolist() == [[0, 1, 2]]
+
+
+def test_the_nearest_object_of_a_room_is_what_the_camera_sees_first():
+    dataset = Plain(greys(2))
+    two = draw_rooms(0, torch.arange(2))
+    rooms = two._replace(
+        place=torch.tensor([[[1.4, 0], [-1.4, 0], [0, 0]]] * 2),
+        present=torch.tensor([[True, True, False]] * 2),
+        colour=torch.tensor([[[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]]] * 2),
+    )
+    dataset.cameras = lambda rows: torch.tensor([[1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0]])[rows]
+    dataset.rooms = lambda rows: rooms
+    labelled = read_labelled(dataset, torch.arange(2))
+    column = dict(zip(labelled.names, labelled.labels.unbind(1), strict=True))
+    assert column["nearest red"].tolist() == [4, 0]
+    assert column["nearest blue"].tolist() == [0, 4]
+    assert column["nearest shape"].tolist() == [rooms.shape[0, 0], rooms.shape[1, 1]]
+    assert column["present"].tolist() == [2, 2]
+    assert column["floor"].tolist() == rooms.floor.tolist()
+    few = only(labelled, ("wall", "present"))
+    assert (few.names, few.sizes[1]) == (("wall", "present"), 4)
+    assert few.labels.tolist() == [[int(w), 2] for w in rooms.wall]
+    with pytest.raises(ValueError, match="factors objects of the train split are not known here"):
+        only(labelled, ("wall", "objects"))
 
 
 def test_a_dataset_that_knows_nothing_is_named():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from envs.rooms import draw_rooms
+from envs.rooms import draw_rooms, ring_camera, room_scene
 from envs.textures import room_textures
 from pretrain.data.generate import generate
 from pretrain.data.gqn import Gqn
@@ -96,6 +96,28 @@ def test_scenes_to_score_come_with_the_mask_of_the_view_that_is_shown(root, read
         (view,) = np.flatnonzero((frames == shown.images[index].numpy()).all(axis=(1, 2, 3)))
         expected = test.scene_masks(index)[view]
         np.testing.assert_array_equal(shown.masks[index].numpy(), expected)
+
+
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("val", 4), ("test", 0)])
+def test_a_reader_knows_rooms_and_cameras_of_what_it_shows(reader, split, first):
+    data = reader(split)
+    index = torch.arange(len(data))
+    images, rooms, cameras = data.batch(index).images, data.rooms(index), data.cameras(index)
+    key = SMALL.key("test" if split == "test" else "train")
+    for found, drawn in zip(rooms, draw_rooms(key, index + first), strict=True):
+        assert (found == drawn).all()
+    camera = ring_camera(torch.atan2(cameras[:, 1].double(), cameras[:, 0].double()))
+    again = Renderer(TEXTURES).render(room_scene(rooms, camera), size=64, samples=1).images
+    assert (again.float() - images.float()).abs().mean() < 6, "JPEG loses little"
+
+
+def test_rooms_that_nobody_drew_are_unknown(root, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "copy")
+    (copy / "genesis_rl.json").unlink()
+    data = Gqn("test", data_dir=copy)
+    with pytest.raises(ValueError, match="does not say what stands in its rooms"):
+        data.rooms([0])
+    assert data.cameras([0, 1]).shape == (2, 5)
 
 
 def test_damaged_masks_are_named(root, reader, tmp_path):

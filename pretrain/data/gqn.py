@@ -18,6 +18,7 @@ import torch
 
 from envs.base import usable_device
 from envs.counter_rng import bits, fold
+from envs.rooms import Rooms
 from pretrain.data.cache import Arrays
 from pretrain.data.cached import CachedDataset, at_most
 from pretrain.data.gqn_files import (
@@ -28,7 +29,7 @@ from pretrain.data.gqn_files import (
     read_masks,
     split_files,
 )
-from pretrain.data.images import SPLITS, check_split
+from pretrain.data.images import SPLITS, Indices, check_split
 from pretrain.data.manifest import source_of
 from pretrain.data.pixels import decode_rgb, in_threads
 from pretrain.data.record_file import Block, RecordFile
@@ -60,11 +61,12 @@ class Scene(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One view of a scene: its JPEG file, and where that is stored."""
+    """One view of a scene: its JPEG file and camera, and where they are stored."""
 
     path: Path
     number: int
     view: int
+    camera: np.ndarray
     jpeg: bytes
 
 
@@ -143,10 +145,7 @@ class Gqn(CachedDataset):
         shape = (len(rows), self.image_size, self.image_size)
         images = np.empty((*shape, 3), np.uint8)
         masks = np.empty(shape, np.uint8) if self._masked else None
-        numbers = bits(fold(self._key, torch.from_numpy(rows.astype(np.int64))), 1)[:, 0].numpy()
-        views = numbers.astype(np.uint64) >> np.uint64(40)  # 24 random bits
-
-        frames = self._frames(rows, views)
+        frames = self._frames(rows)
 
         def decode(piece: slice) -> None:
             for at, frame in zip(range(len(rows))[piece], frames[piece], strict=True):
@@ -171,6 +170,33 @@ class Gqn(CachedDataset):
         block = self._block(index)
         return read_masks(block.path, int(block.numbers[0])) if self._masked else None
 
+    def cameras(self, indices: Indices) -> torch.Tensor:
+        """`[N, 5]` float32: the camera of the view that `batch` takes of each scene."""
+        frames = self._frames(self.checked(indices).cpu().numpy())
+        cameras = np.array([frame.camera for frame in frames], np.float32).reshape(-1, 5)
+        return torch.from_numpy(cameras).to(self.device)
+
+    def rooms(self, indices: Indices) -> Rooms:
+        """What stands where in these scenes of a generated set.
+
+        Raises:
+            ValueError: The set is genuine, or records of it may have been left out.
+        """
+        from pretrain.data.make_gqn import rooms_of
+
+        if self._on_corrupt != "stop":
+            raise ValueError("rooms are known by their numbers; on_corrupt needs to be 'stop'")
+        frames = self._frames(self.checked(indices).cpu().numpy())
+        numbers = [self._before(frame.path) + frame.number for frame in frames]
+        folder = "test" if self.split == "test" else "train"
+        return rooms_of(self._folder, folder, torch.tensor(numbers, device=self.device))
+
+    def _before(self, path: Path) -> int:
+        """How many scenes the files before this one hold, of a generated set."""
+        folder = f"{path.parent.name}/"
+        earlier = [n for n in self._counts if n.startswith(folder) and n < folder + path.name]
+        return sum(self._counts[name] for name in earlier)  # numbers are padded with zeros
+
     def _sized(self, picture: np.ndarray) -> np.ndarray:
         """A frame or a mask of another size takes the nearest pixel."""
         pick = np.arange(self.image_size) * len(picture) // self.image_size
@@ -179,14 +205,17 @@ class Gqn(CachedDataset):
     def _block(self, index: int) -> Block:
         return next(self._blocks(self.checked([index]).cpu().numpy()))
 
-    def _frames(self, rows: np.ndarray, views: np.ndarray) -> list[Frame]:
-        """One view of each of these scenes; of its views the one at `views` / 2^24 of them."""
+    def _frames(self, rows: np.ndarray) -> list[Frame]:
+        """One view of each of these scenes."""
+        numbers = bits(fold(self._key, torch.from_numpy(rows.astype(np.int64))), 1)[:, 0].numpy()
+        views = numbers.astype(np.uint64) >> np.uint64(40)  # 24 random bits
         frames: list[Frame] = []
         for block in self._blocks(rows):
             scenes = parse_scenes(block)
             for k, number in enumerate(block.numbers.tolist()):
                 view = int(views[len(frames)]) * scenes.count(k) >> 24
-                frames.append(Frame(block.path, number, view, scenes.frame(k, view)))
+                camera = scenes.cameras[scenes.first[k] + view]
+                frames.append(Frame(block.path, number, view, camera, scenes.frame(k, view)))
         return frames
 
     def _blocks(self, rows: np.ndarray) -> Iterator[Block]:

@@ -28,6 +28,7 @@ from envs.textures import room_textures
 from pretrain.data.generate import Written, put_file
 from pretrain.data.gqn_files import encode_scene, file_name
 from pretrain.data.images import SPLITS
+from pretrain.data.manifest import find_marker, read_marker
 from pretrain.data.pixels import in_threads
 from pretrain.data.tfrecord import write_records
 
@@ -143,6 +144,27 @@ class GqnRecipe:
             masks.append(owners.cpu().numpy())
             pairs = list(zip(frames.cpu().numpy(), cameras.cpu().numpy(), strict=True))
             yield from in_threads(lambda pair: encode_scene(*pair), pairs)
+
+
+def rooms_of(folder: Path, split: str, numbers: Tensor) -> Rooms:
+    """What stands where in scenes of a generated folder, drawn again from its settings.
+
+    Args:
+        folder: The one with `train` and `test`.
+        split: "train" or "test", of the files.
+        numbers: `[B]` int64: of the scenes within the split's files.
+
+    Raises:
+        ValueError: The folder was not generated, or its scenes were drawn in another way.
+    """
+    marker = find_marker(folder)
+    settings = read_marker(marker)["settings"] if marker else {}
+    if settings.get("revision") != _REVISION or not isinstance(settings.get("seed"), int):
+        raise ValueError(
+            f"{folder} does not say what stands in its rooms; only those that this version of "
+            "genesis-rl generated do"
+        )
+    return draw_rooms(fold(settings["seed"], SPLITS.index(split)), numbers)
 
 
 class Views(NamedTuple):
