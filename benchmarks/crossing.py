@@ -69,7 +69,7 @@ class Crossing(gym.Env[NDArray[np.uint8], np.int64]):
         self.time += 1
         return self.render(), 0.0, False, self.time == self.length - 1, {}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """Returns the frame."""
         return self._shown.images[self.time].numpy().copy()
 

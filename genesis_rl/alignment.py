@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 MAX_SLOTS = 12  # subsets of slots are enumerated
-_KEPT = 0.9  # of what a slot looked like, from frame to frame: half of it is left after seven
 
 
 class SlotAligner:
@@ -39,6 +38,7 @@ class SlotAligner:
         last_mask_counts: Whether the last slot's mask latent says where it is. That of GENESIS does
             not: the last mask is what the others leave over. It is then left out of all distances,
             and the last slot is told by its component latent.
+        kept: Of what a slot looked like, from frame to frame; at 0.9 half is left after seven.
 
     Attributes:
         order: `[N, K]` which inferred slot each number now means; None before the first frame.
@@ -48,7 +48,13 @@ class SlotAligner:
     """
 
     def __init__(
-        self, num_slots: int, mask_size: int, num_envs: int = 1, *, last_mask_counts: bool = True
+        self,
+        num_slots: int,
+        mask_size: int,
+        num_envs: int = 1,
+        *,
+        last_mask_counts: bool = True,
+        kept: float = 0.9,
     ):
         if num_slots > MAX_SLOTS:
             raise ValueError(
@@ -56,7 +62,7 @@ class SlotAligner:
                 f"has {num_slots}; use align=None"
             )
         self.num_slots, self.mask_size, self.num_envs = num_slots, mask_size, num_envs
-        self.last_mask_counts = last_mask_counts
+        self.last_mask_counts, self.kept = last_mask_counts, kept
         self.order: Tensor | None = None
         self._memory = torch.zeros(0)  # [N, K, D]
         self._placed = torch.zeros(0)  # [N, K] bool: whether the mask latent in memory says where
@@ -130,7 +136,7 @@ class SlotAligner:
         if not self.last_mask_counts:
             says_where = order != self.num_slots - 1
         where = torch.where((says_where | fresh)[:, :, None], aligned, memory)
-        what = torch.where(fresh[:, :, None], aligned, aligned.lerp(memory, _KEPT))
+        what = torch.where(fresh[:, :, None], aligned, aligned.lerp(memory, self.kept))
         assert self.order is not None
         self.order[rows] = order
         self._memory[rows] = torch.cat([where[..., :size], what[..., size:]], dim=2)
