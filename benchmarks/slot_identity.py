@@ -121,7 +121,7 @@ def model_film(args: Any, device: torch.device) -> tuple[Film, dict[str, Any]]:
     from tqdm import tqdm
 
     from benchmarks.crossing import crossing
-    from benchmarks.segmentation import decompose, to_model
+    from benchmarks.segmentation import decompose
     from envs.sprites_render import render_sprites
     from genesis_rl import load_checkpoint
     from genesis_rl.checkpoint import checkpoint_sha256, resolve_checkpoint
@@ -139,9 +139,8 @@ def model_film(args: Any, device: torch.device) -> tuple[Film, dict[str, Any]]:
     latents, labels, scores = [], [], []
     for start in tqdm(range(0, len(images), args.frames), unit="episode", disable=None):
         part = slice(start, start + args.frames)
-        output = decompose(
-            model, to_model(images[part], device), noise if noise is None else noise[part]
-        )
+        pixels = images[part].to(device).permute(0, 3, 1, 2).float() / 255
+        output = decompose(model, pixels, None if noise is None else noise[part])
         predicted = segment(output.log_masks)
         scores.append(segmentation_scores(true[part].to(device).long(), predicted).ari_fg)
         latents.append(output.latents.cpu())
