@@ -103,6 +103,27 @@ def test_attributes_methods_and_pictures_reach_the_environments():
     venv.close()
 
 
+def test_an_environment_that_resets_all_when_one_has_ended_is_refused():
+    # Gymnasium's native CartPole takes no mask: all would start anew, silently, again and again.
+    venv = SB3VecEnv(gym.make_vec("CartPole-v1", num_envs=3))
+    venv.seed(0)
+    venv.reset()
+
+    def play():
+        for i in range(100):  # two fall over at once, the third is balanced for a while
+            venv.step(np.array([0, 1, i % 2]))
+
+    with pytest.raises(ValueError, match=r"takes no options\['reset_mask'\].*'sync'"):
+        play()
+
+
+def test_an_unknown_autoreset_mode_is_refused():
+    envs = SyncVectorEnv([make])
+    envs.metadata = {"autoreset_mode": "Sometimes"}
+    with pytest.raises(ValueError, match=r"SB3VecEnv knows the autoreset modes .*'Sometimes'"):
+        SB3VecEnv(envs)
+
+
 def test_nested_infos_are_split_by_their_masks():
     infos = {
         "episode": {"r": np.array([1.5, 0.0]), "_r": np.array([True, False])},

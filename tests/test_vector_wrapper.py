@@ -161,6 +161,17 @@ def test_missing_metadata_is_a_warning(checkpoint):
         GenesisVectorObsWrapper(SyncVectorEnv(staggered(1)), checkpoint)
 
 
+def test_an_unknown_autoreset_mode_is_named_with_the_known_ones(checkpoint):
+    envs = SyncVectorEnv(staggered(1))
+    envs.metadata = {"autoreset_mode": "Sometimes"}
+    with pytest.raises(
+        ValueError, match=r"'NextStep', 'SameStep', 'Disabled'\], but .*'Sometimes'"
+    ):
+        GenesisVectorObsWrapper(envs, checkpoint)
+    envs.metadata = {"autoreset_mode": "SameStep"}  # its value is as good as the member
+    GenesisVectorObsWrapper(envs, checkpoint)
+
+
 def test_other_wrappers_go_around_it(checkpoint):
     envs = GenesisVectorObsWrapper(SyncVectorEnv(staggered(3)), checkpoint, device="cpu")
     envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import gymnasium as gym
@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from genesis_rl.agents import stamp
 from genesis_rl.alignment import SlotAligner
 from genesis_rl.encoder import GenesisEncoder, ObjectEncoder, open_encoder
 from genesis_rl.models.slots import Decomposition
@@ -127,6 +128,7 @@ class LatentObserver:
         self.format = frame_format(frame_space, name)
         self.encoder: ObjectEncoder = open_encoder(checkpoint, options.device, options.precision)
         self.space = latent_space(self.encoder.num_slots, self.encoder.latent_sizes, options)
+        stamp(self.space, checkpoint, self.encoder, asdict(options))
         self.num_encoded = self.num_forwards = self.num_clipped = 0
         self._noise = [
             np.random.default_rng() for _ in range(num_envs if options.stochastic else 0)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
     Align,
     DType,
@@ -76,6 +77,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         self._slot_observer = LatentObserver(
             "GenesisVecEnvWrapper", str(checkpoint), options, venv.observation_space, venv.num_envs
         )
+        self._slot_failures = FailureNotes("GenesisVecEnvWrapper", venv)
         self._slot_frames: Any = None
         self._slot_seeds: Sequence[int | None] | None = None
         super().__init__(venv, observation_space=self._slot_observer.space)
@@ -86,7 +88,8 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         return self._slot_seeds
 
     def reset(self) -> Observation:
-        frames = self.venv.reset()
+        seeds = self._slot_seeds or [None] * self.num_envs
+        frames = self._slot_failures.reset(seeds, self.venv.reset)
         if self._slot_seeds is not None:
             self._slot_observer.seed(self._slot_seeds)
             self._slot_seeds = None
@@ -94,7 +97,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         return self._slot_observer(frames, begins=range(self.num_envs))
 
     def step_wait(self) -> VecEnvStepReturn:
-        frames, rewards, dones, infos = self.venv.step_wait()
+        frames, rewards, dones, infos = self._slot_failures.step(self.venv.step_wait)
         self._slot_frames = frames
         begins = np.flatnonzero(dones).tolist()
         ended = [i for i, info in enumerate(infos) if "terminal_observation" in info]

@@ -12,16 +12,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-try:
-    from gymnasium.vector import AutoresetMode
-except ImportError:  # gymnasium 1.0 has neither modes nor masked resets
-    AutoresetMode = None  # type: ignore[assignment, misc]
-
+from genesis_rl.wrappers.autoreset import autoreset_mode
 
 _FINAL = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
@@ -47,12 +43,10 @@ class SB3VecEnv(VecEnv):
                 f"SB3VecEnv needs a gymnasium.vector.VectorEnv, got {type(env).__name__}; "
                 "for single environments use SB3's make_vec_env"
             )
-        if AutoresetMode is None:
-            raise ValueError("SB3VecEnv needs gymnasium >= 1.1, where reset() can take a mask")
         if not isinstance(env.single_observation_space, gym.spaces.Box):
             raise TypeError(f"SB3VecEnv needs Box observations, got {env.single_observation_space}")
         self.env: Any = env
-        self._same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
+        self._same_step = autoreset_mode(env, "SB3VecEnv") == AutoresetMode.SAME_STEP
         self._actions: np.ndarray | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
@@ -80,7 +74,14 @@ class SB3VecEnv(VecEnv):
             last, observations = observations, observations.copy()
             final = split_infos(infos, self.num_envs)
             fresh, infos = self.env.reset(options={"reset_mask": ended.copy()})
-            observations[ended] = np.asarray(fresh)[ended]
+            fresh = np.asarray(fresh)
+            if not np.array_equal(fresh[~ended], observations[~ended]):
+                raise ValueError(
+                    f"{self.env} takes no options['reset_mask'], but resets every environment when "
+                    "one has ended; make it with autoreset_mode='SameStep' if it has that option, "
+                    "or from single ones by gymnasium.make_vec(..., vectorization_mode='sync')"
+                )
+            observations[ended] = fresh[ended]
             split = split_infos(infos, self.num_envs)
             for i in np.flatnonzero(~ended).tolist():
                 split[i] = final[i]

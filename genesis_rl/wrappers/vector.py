@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from genesis_rl.wrappers.autoreset import autoreset_mode
+from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
     Align,
     DType,
@@ -77,13 +78,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         checkpoint = str(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.vector.VectorWrapper.__init__(self, env)
-        # Gymnasium 1.0 has next-step autoreset only, and does not say so.
-        if "autoreset_mode" not in env.metadata and hasattr(gym.vector, "AutoresetMode"):
-            warnings.warn(
-                "GenesisVectorObsWrapper: the environment's metadata has no 'autoreset_mode'; "
-                "next-step autoreset is assumed",
-                stacklevel=2,
-            )
+        autoreset_mode(env, "GenesisVectorObsWrapper")
         self._observer = LatentObserver(
             "GenesisVectorObsWrapper",
             checkpoint,
@@ -91,6 +86,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
             env.single_observation_space,
             env.num_envs,
         )
+        self._failures = FailureNotes("GenesisVectorObsWrapper", env)
         self._frames: Any = None
         self._latents: Observation = None  # of the last batch, for partial resets
         mode = env.metadata.get("autoreset_mode")
@@ -108,8 +104,9 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         # Read now: environments take the mask out of the caller's options.
         mask = (options or {}).get("reset_mask")
         mask = None if mask is None else np.array(mask, dtype=bool)
-        frames, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        self._seed(seed, mask)
+        seeds = self._seeds(seed, mask)
+        frames, infos = self._failures.reset(seeds, self.env.reset, seed=seed, options=options)
+        self._observer.seed(seeds)
         self._frames = frames
         if mask is None or self._latents is None:
             self._over[:] = False
@@ -123,7 +120,9 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
     def step(
         self, actions: Any
     ) -> tuple[Observation, Any, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        frames, rewards, terminations, truncations, infos = self.env.step(actions)
+        frames, rewards, terminations, truncations, infos = self._failures.step(
+            self.env.step, actions
+        )
         self._frames = frames
         if "final_obs" not in infos:
             begins = self._begins(terminations, truncations) if self._observer.aligner else ()
@@ -165,14 +164,16 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         """How many frames were encoded so far."""
         return self._observer.num_encoded
 
-    def _seed(self, seed: int | Sequence[int | None] | None, mask: Any) -> None:
+    def _seeds(self, seed: int | Sequence[int | None] | None, mask: Any) -> Sequence[int | None]:
+        """Spells out the seed of each environment, None for those that go on."""
         seeds: Sequence[int | None] = (
             [None if seed is None else int(seed) + i for i in range(self.num_envs)]
             if seed is None or isinstance(seed, int | np.integer)
             else seed
         )
         chosen = np.ones(self.num_envs, bool) if mask is None else mask
-        self._observer.seed([s if chosen[i] else None for i, s in enumerate(seeds)])
+        # A wrong number of seeds is the environment's to refuse.
+        return [s if c else None for s, c in zip(seeds, chosen, strict=False)]
 
     def _begins(self, terminations: Any, truncations: Any) -> list[int]:
         """Returns the environments that show the first frame of an episode, without a final one."""
