@@ -145,16 +145,16 @@ def _cone(ox, oy, oz, dx, dy, dz, radius, half):
 
 @triton.jit
 def _icosahedron(ox, oy, oz, dx, dy, dz, half):
-    near, far = _slab(_A * (ox + oy + oz), _A * (dx + dy + dz), half)
-    near, far = _clip(near, far, _A * (ox + oy - oz), _A * (dx + dy - dz), half)
-    near, far = _clip(near, far, _A * (ox - oy + oz), _A * (dx - dy + dz), half)
-    near, far = _clip(near, far, _A * (ox - oy - oz), _A * (dx - dy - dz), half)
-    near, far = _clip(near, far, _B * oy + _C * oz, _B * dy + _C * dz, half)
-    near, far = _clip(near, far, _B * oy - _C * oz, _B * dy - _C * dz, half)
-    near, far = _clip(near, far, _B * ox + _C * oy, _B * dx + _C * dy, half)
-    near, far = _clip(near, far, _B * ox - _C * oy, _B * dx - _C * dy, half)
-    near, far = _clip(near, far, _B * oz + _C * ox, _B * dz + _C * dx, half)
-    near, far = _clip(near, far, _B * oz - _C * ox, _B * dz - _C * dx, half)
+    near, far = _slab((ox + oy + oz) * _A, (dx + dy + dz) * _A, half)
+    near, far = _clip(near, far, (ox + oy - oz) * _A, (dx + dy - dz) * _A, half)
+    near, far = _clip(near, far, (ox - oy + oz) * _A, (dx - dy + dz) * _A, half)
+    near, far = _clip(near, far, (ox - oy - oz) * _A, (dx - dy - dz) * _A, half)
+    near, far = _clip(near, far, oy * _B + oz * _C, dy * _B + dz * _C, half)
+    near, far = _clip(near, far, oy * _B - oz * _C, dy * _B - dz * _C, half)
+    near, far = _clip(near, far, ox * _B + oy * _C, dx * _B + dy * _C, half)
+    near, far = _clip(near, far, ox * _B - oy * _C, dx * _B - dy * _C, half)
+    near, far = _clip(near, far, oz * _B + ox * _C, dz * _B + dx * _C, half)
+    near, far = _clip(near, far, oz * _B - ox * _C, dz * _B - dx * _C, half)
     return tl.where(near < far, near, _INFINITY)
 
 
