@@ -91,6 +91,15 @@ def test_three_graphs_cover_all_batches_from_n_to_2n(usual):  # check 22's bound
     assert len(captured) <= 3
 
 
+def test_three_graphs_cover_100_000_steps_of_64_to_128_frames():  # check 22, without a GPU
+    captured = []
+    for count in [64, *np.random.default_rng(1).integers(64, 129, 100_000).tolist()]:
+        sizes = plan(count, captured)
+        assert count <= sum(sizes) <= 2 * count
+        captured += [size for size in sizes if size not in captured]
+    assert len(captured) <= 3
+
+
 def test_a_few_terminal_frames_cost_a_small_replay():
     assert plan(64, []) == [64]
     assert plan(65, [64]) == [64, 8]

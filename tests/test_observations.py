@@ -218,6 +218,34 @@ def test_an_environment_that_only_renders_can_be_wrapped(checkpoint):
     GenesisObsWrapper(env, checkpoint, device="cpu").reset()
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("dict", r"Pick the entry that holds the frame \(of \['frame'\]\), .*TransformObservation"),
+        ("tuple", "so that it returns one frame at a time"),
+    ],
+)
+def test_compound_observations_are_refused_with_the_way_out(checkpoint, kind, advice):
+    env = Scribble()
+    frame = env.observation_space
+    env.observation_space = spaces.Dict(frame=frame) if kind == "dict" else spaces.Tuple([frame])
+    for wrap in (
+        lambda: GenesisObsWrapper(env, checkpoint),
+        lambda: GenesisVectorObsWrapper(SyncVectorEnv([lambda: env]), checkpoint),
+    ):
+        with pytest.raises(ValueError, match=rf"(?s)ObsWrapper needs frames .*{advice}"):
+            wrap()
+
+
+def test_frames_that_change_in_size_are_refused(checkpoint):
+    env = Scribble()
+    env._draw = lambda action: np.zeros((32 + env.time, 32, 3), np.uint8)
+    wrapped_env = GenesisObsWrapper(env, checkpoint, device="cpu")
+    wrapped_env.reset()
+    with pytest.raises(ValueError, match=r"announced frames \[32, 32, 3\] .* got \[33, 32, 3\]"):
+        wrapped_env.step(0)
+
+
 def test_frames_outside_the_announced_range_are_refused(checkpoint):
     env = Scribble(kind="float")
     env._draw = lambda action: np.full((32, 32, 3), 255, np.float32)
