@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.plots import new_figure, save_figure
+
 # Okabe and Ito's palette, distinct for colour-blind readers too, and never colour alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -112,13 +114,7 @@ def draw_curves(
     reference: float | None = None,
 ) -> None:
     """Draws the interquartile mean of each method's runs, with its interval, as PNG."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("drawing needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     for i, curve in enumerate(curves):
         band = bootstrap_interval([curve.scores])
@@ -131,5 +127,4 @@ def draw_curves(
     axes.set(xlabel="environment steps", ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -51,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def decompose(picture: Path, *, frames: int = 4) -> None:
     """Draws frames of the task as the shipped encoder sees them, and prints an observation."""
-    import cv2
     import gymnasium as gym
     import numpy as np
 
+    from benchmarks.sheets import write_png
     from genesis_rl import GenesisObsWrapper
 
     env = GenesisObsWrapper(gym.make(ENVIRONMENT))
@@ -62,8 +62,7 @@ def decompose(picture: Path, *, frames: int = 4) -> None:
     for seed in range(frames):
         observation, _ = env.reset(seed=seed)
         rows.append(env.render_slots())
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
+    write_png(picture, np.concatenate(rows))
     print(
         f"a frame becomes an observation {list(observation.shape)}: {observation[:4].round(2)} ..."
     )

@@ -32,6 +32,7 @@ from benchmarks.factors import ABSENT, LabelledImages, only, read_labelled
 from envs.counter_rng import bits, fold, integers
 from genesis_rl.durable import replace_file
 from pretrain.data.cache import cache_root
+from pretrain.evaluation import to_float
 
 METRIC = "Frechet distance (factor features)"
 FEATURES = 64  # D
@@ -217,7 +218,7 @@ def train_network(train: LabelledImages, val: LabelledImages, recipe: Recipe) ->
     bar = tqdm(range(recipe.steps), desc="factor features", unit=" steps", disable=None)
     for step in bar:
         rows = integers(bits(fold(key, step)[None], recipe.batch)[0], len(train.images))
-        guesses = network.guesses(to_pixels(train.images[rows]))
+        guesses = network.guesses(to_float(train.images[rows]))
         loss = sum_of_errors(guesses, train.labels[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -227,16 +228,11 @@ def train_network(train: LabelledImages, val: LabelledImages, recipe: Recipe) ->
             bar.set_postfix(loss=f"{loss.item():.2f}")
 
     network.eval().requires_grad_(False)
-    features = torch.cat([network(to_pixels(part)) for part in train.images[:4096].split(256)])
+    features = torch.cat([network(to_float(part)) for part in train.images[:4096].split(256)])
     network.mean.copy_(features.mean(dim=0))
     network.std.copy_(features.std(dim=0).clamp(min=1e-6))
     accuracy, chance = _accuracy(network, val)
     return Trained(network, accuracy, chance, _sha256(network))
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Turns `[B, H, W, 3]` uint8 into `[B, 3, H, W]` in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def sum_of_errors(guesses: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -254,7 +250,7 @@ def _accuracy(
     network: FactorNetwork, val: LabelledImages
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of right names by factor, of the network and of the most frequent class."""
-    pieces = [network.guesses(to_pixels(part)) for part in val.images.split(256)]
+    pieces = [network.guesses(to_float(part)) for part in val.images.split(256)]
     accuracy, chance = {}, {}
     for factor, name in enumerate(val.names):
         labels = val.labels[:, factor]

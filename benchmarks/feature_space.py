@@ -21,6 +21,7 @@ from benchmarks import factor_features, inception
 from benchmarks.frechet import Gaussian, Moments
 from genesis_rl.inference.cuda import precision_of
 from pretrain import data
+from pretrain.evaluation import to_float
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,8 @@ def describe(
     moments = Moments(space.size, device)
     with tqdm(total=total, desc=label, unit=" images", disable=None) as bar:
         for images in batches:
-            pixels = images.to(device).permute(0, 3, 1, 2).float() / 255
             with torch.no_grad(), precision_of("fp32"):  # cuDNN would take TF32 for granted
-                features = space.network(pixels)
+                features = space.network(to_float(images.to(device)))
             moments.update(features)
             bar.update(len(images))
     return moments.gaussian()

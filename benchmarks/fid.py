@@ -248,6 +248,7 @@ def save_picture(path: Path, rows: Sequence[Tensor], scale: int = 2) -> None:
     import cv2
     import numpy as np
 
+    from benchmarks.sheets import write_png
     from genesis_rl.pictures import tile
 
     side = max(row.shape[1] for row in rows) * scale
@@ -256,8 +257,7 @@ def save_picture(path: Path, rows: Sequence[Tensor], scale: int = 2) -> None:
     for target, row in zip(views, rows, strict=True):
         for view, image in zip(target, row.numpy(), strict=False):
             view[...] = cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", tile(views)[..., ::-1])[1].tobytes())
+    write_png(path, tile(views))
 
 
 def mean_std(values: Sequence[float]) -> dict[str, float]:

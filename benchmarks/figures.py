@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     import torch
     from tqdm import tqdm
 
-    from benchmarks.segmentation import to_model
     from genesis_rl import load_checkpoint
     from genesis_rl.checkpoint import resolve_checkpoint
     from genesis_rl.inference.cuda import precision_of
+    from pretrain.evaluation import to_float
 
     device = prepare_device(args.device, args.threads)
     model = load_checkpoint(args.checkpoint).to(device)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     images = torch.empty(0, model.image_size, model.image_size, 3, dtype=torch.uint8)
     if kinds != ["generation"]:
         images = load_images(args, model.image_size)
-    pixels = to_model(images, device)
+    pixels = to_float(images.to(device))
     name = resolve_checkpoint(args.checkpoint).resolve().name
     written = []
     with torch.no_grad(), precision_of("fp32"):  # cuDNN would take TF32 for granted

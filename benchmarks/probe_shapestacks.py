@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace, argv: Sequence[str] | None) -> dict[str, Any]:
     """Encodes, probes and reports."""
-    from benchmarks import probe_table
+    from benchmarks import plots
 
     device = prepare_device(args.device, args.threads)
     if args.picture:
-        probe_table.require_matplotlib()
+        plots.require_matplotlib()
     observers, size = open_observers(args, device)
     seconds: dict[str, float] = {}
     with _timed(seconds, "images"):

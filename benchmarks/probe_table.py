@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.plots import new_figure, save_figure
+
 Row = dict[str, Any]
 
 # Engelcke et al. (ICLR 2020), Table 1: test accuracy in percent; the last row is its "random".
@@ -77,16 +79,13 @@ def as_markdown(cells: Sequence[Sequence[str]]) -> str:
 
 def draw(rows: Sequence[Row], tasks: Sequence[str], path: Path, title: str) -> None:
     """Draws a bar with its interval per row and task, the paper's numbers as diamonds."""
-    backend, figure_module = require_matplotlib()
     from benchmarks.curves import COLOURS
 
     chance = {
         row["model"]: row["tasks"] for row in rows if row["model"] in ("frequency", "majority")
     }
     bars = [row for row in rows if row["model"] not in chance]
-    figure = figure_module.Figure(figsize=(3.4 * len(tasks) + 1.6, 0.4 * len(bars) + 1.9),
-                                  layout="constrained")  # fmt: skip
-    backend.FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * len(tasks) + 1.6, 0.4 * len(bars) + 1.9)
     grid = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(grid, tasks, strict=True):
         for y, row in enumerate(bars):
@@ -115,22 +114,7 @@ def draw(rows: Sequence[Row], tasks: Sequence[str], path: Path, title: str) -> N
     grid[0].invert_yaxis()
     figure.suptitle(f"{title}\nlines: 95 %; diamonds: the paper; dotted: class frequencies; "
                     "dashed: majority class", fontsize=9)  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def require_matplotlib() -> tuple[Any, Any]:
-    """Returns what draws PNG files.
-
-    Raises:
-        ValueError: It is not installed.
-    """
-    try:
-        from matplotlib import figure
-        from matplotlib.backends import backend_agg
-    except ImportError:
-        raise ValueError("--picture needs matplotlib: pip install matplotlib") from None
-    return backend_agg, figure
+    save_figure(figure, path)
 
 
 def _label(row: Row, name: str) -> str:

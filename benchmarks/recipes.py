@@ -29,6 +29,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from benchmarks.common import RESULTS, append_line, provenance, read_lines, run_cli
 from benchmarks.curves import COLOURS
+from benchmarks.plots import new_figure, save_figure
 from pretrain.config import Config, build
 from pretrain.strict_yaml import load_yaml
 
@@ -170,13 +171,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def draw(histories: list[History], path: Path, *, by: str, baseline: str) -> None:
     """Draws what was validated, and beta, of every run as PNG; the baseline is black."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("drawing needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(12.8, 7.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.8, 7.2)
     panels = figure.subplots(2, 3).flat
     colours = [c for c in COLOURS if c != "#000000"]
     styles = ["-", "--", ":", "-."]
@@ -196,8 +191,7 @@ def draw(histories: list[History], path: Path, *, by: str, baseline: str) -> Non
         axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _clock(train: list[dict[str, Any]]) -> Callable[[int], float]:

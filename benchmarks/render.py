@@ -113,8 +113,9 @@ def measure(
 
 def write_sheet(path: Path, stages: Sequence[str], device: torch.device, size: int) -> None:
     """Writes eight scenes of each stage as a PNG file, images above masks."""
-    import cv2
     import torch
+
+    from benchmarks.sheets import write_png
 
     colours = torch.tensor([(40, 40, 40), *_MASK_COLOURS], dtype=torch.uint8)
     bands = []
@@ -123,9 +124,7 @@ def write_sheet(path: Path, stages: Sequence[str], device: torch.device, size: i
         images, masks, _ = renderer.render(scene, size, samples=3)
         bands += [images.cpu(), colours[masks.cpu().int() % len(colours)]]
     sheet = torch.cat([band.transpose(0, 1).flatten(1, 2) for band in bands])  # [rows, 8 S, 3]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), sheet.flip(-1).contiguous().numpy()):
-        raise ValueError(f"--picture must name a picture file such as sheet.png, got {path}")
+    write_png(path, sheet.numpy())
     print(f"wrote {path}")
 
 

@@ -100,12 +100,13 @@ def run(
     import torch
 
     from genesis_rl.metrics import SegmentationScores, segment, segmentation_scores
+    from pretrain.evaluation import to_float
 
     model.eval()
     ours, trivial, errors, squares = [], [], [], []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        x = to_model(images[part], device)
+        x = to_float(images[part].to(device))
         output = decompose(model, x, None if noise is None else noise[part])
         true, predicted = masks[part].to(device).long(), segment(output.log_masks)
         ours.append(segmentation_scores(true, predicted))
@@ -133,11 +134,6 @@ def decompose(model: Any, images: Tensor, noise: Tensor | None) -> Any:
 
     with torch.no_grad(), precision_of("fp32"):  # cuDNN would take TF32 for granted
         return model.decompose(images) if noise is None else model(images, noise.to(images))
-
-
-def to_model(images: Tensor, device: torch.device) -> Tensor:
-    """Turns `[B, H, W, 3]` uint8 at rest into `[B, 3, H, W]` floats in [0, 1] on the device."""
-    return images.to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def choose_images(length: int, images: int, seed: int) -> np.ndarray:
@@ -194,6 +190,7 @@ def evaluate(checkpoint: str, args: Any, argv: Sequence[str] | None) -> dict[str
 
     from genesis_rl import load_checkpoint
     from genesis_rl.checkpoint import checkpoint_sha256, read_config
+    from pretrain.evaluation import to_float
 
     device = prepare_device(args.device, args.threads)
     model = load_checkpoint(checkpoint).to(device)
@@ -217,7 +214,7 @@ def evaluate(checkpoint: str, args: Any, argv: Sequence[str] | None) -> dict[str
     picture = picture_path(args, checkpoint)
     cases = picture_cases(result)
     output = decompose(
-        model, to_model(images[cases], device), None if noise is None else noise[cases]
+        model, to_float(images[cases].to(device)), None if noise is None else noise[cases]
     )
     save_picture(picture, images[cases], masks[cases], output)
     latents = "samples" if args.samples else "means"
@@ -304,20 +301,20 @@ def picture_cases(result: SegmentationResult) -> list[int]:
 
 def save_picture(path: Path, images: Tensor, masks: Tensor, output: Any, scale: int = 2) -> None:
     """Draws one row per image: true masks, then the decomposition as `render_slots` shows it."""
-    import cv2
     import numpy as np
 
+    from benchmarks.sheets import write_png
     from genesis_rl.pictures import decomposition_picture, slot_colours, tile
+    from pretrain.evaluation import to_float
 
     if not len(images):
         return
     # The background in white, objects in the slots' colours, though in another order.
     colours = np.array([(255, 255, 255), *slot_colours(int(masks.max()) + 1)], dtype=np.uint8)
     true = colours[masks.cpu().numpy()].repeat(scale, axis=1).repeat(scale, axis=2)
-    drawn = decomposition_picture(to_model(images, output.error.device), output, scale=scale)
+    drawn = decomposition_picture(to_float(images.to(output.error.device)), output, scale=scale)
     picture = np.concatenate([tile(true[:, None]), drawn], axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+    write_png(path, picture)
 
 
 def _mean_std(values: Tensor) -> dict[str, float]:

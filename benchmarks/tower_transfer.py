@@ -263,7 +263,9 @@ def shake(images: Tensor) -> Tensor:
     """`[B, 3, H, W]` for the network: mirrored at random, brightness and colours a little off."""
     import torch
 
-    x = images.permute(0, 3, 1, 2).float() / 255
+    from pretrain.evaluation import to_float
+
+    x = to_float(images)
     mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
     x = torch.where(mirrored, x.flip(3), x)
     gain = 0.8 + 0.4 * torch.rand(len(x), 3, 1, 1, device=x.device)
@@ -275,8 +277,10 @@ def predict(net: nn.Module, images: Tensor) -> Tensor:
     """`[N]` the class of each of `[N, H, W, 3]` uint8 images."""
     import torch
 
+    from pretrain.evaluation import to_float
+
     with torch.no_grad():
-        x = images.permute(0, 3, 1, 2).float() / 255 - 0.5
+        x = to_float(images) - 0.5
         return torch.cat([net(part).argmax(dim=1) for part in x.split(256)])
 
 
@@ -297,6 +301,8 @@ def save_sheet(path: Path, generated: Tensor, genuine: Tensor, scale: int = 2) -
     import cv2
     import numpy as np
 
+    from benchmarks.sheets import write_png
+
     def block(images: Tensor, title: str) -> np.ndarray:
         tiles = images.numpy().repeat(scale, 1).repeat(scale, 2)
         tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -307,9 +313,7 @@ def save_sheet(path: Path, generated: Tensor, genuine: Tensor, scale: int = 2) -
         return np.concatenate([head, grid])
 
     sheet = np.concatenate([block(generated, "generated"), block(genuine, "genuine")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), sheet[..., ::-1]):
-        raise ValueError(f"--picture {path} cannot be written; its name needs to end in .png")
+    write_png(path, sheet)
 
 
 def _mean(right: Tensor) -> float:

@@ -160,7 +160,9 @@ def check_render_mode(render_mode: str | None) -> None:
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """The device, if this machine has it."""
+    """The device, if this machine has it; auto prefers CUDA."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     found = torch.device(device)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(

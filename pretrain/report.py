@@ -13,6 +13,7 @@ from numpy import uint8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genesis_rl.durable import replace_file
 from genesis_rl.models.genesis import Decomposition
 from genesis_rl.pictures import decomposition_picture, slot_colours, tile
 from pretrain.evaluation import to_float
@@ -65,9 +66,9 @@ def sample_grid(sample: Decomposition) -> Picture:
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Writes a picture to a file, whose folder is made if missing."""
+    """Writes a picture, whole or not at all; its folder is made if missing."""
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", picture[:, :, ::-1])
-    path.write_bytes(data.tobytes())
+    replace_file(path, data.tobytes())

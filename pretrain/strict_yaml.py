@@ -19,16 +19,28 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path} is larger than {_MAX_BYTES} bytes, so it is not read")
     try:
-        loader = _StrictLoader(path.read_bytes().decode())
-        try:
-            value = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        value = parse_yaml(path.read_bytes().decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold 'key: value' lines, but holds {type(value).__name__}")
     return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a text stands for, under the same rules.
+
+    Raises:
+        ValueError: It breaks them; the message is one line.
+    """
+    try:
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from genesis_rl.durable import parse_json
 from pretrain.command_line import suggest
 from pretrain.config import PRESETS, Config, ConfigError, build, find_config
-from pretrain.strict_yaml import load_yaml
+from pretrain.strict_yaml import load_yaml, parse_yaml
 
 STUDIES = PRESETS / "studies"
 _LAUNCHERS = ("out", "resume", "device", "max_minutes")  # settings that no study decides
@@ -121,7 +119,10 @@ def _inline(spec: str) -> list[Run]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"{spec}: {pair!r} is not KEY=VALUE")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"{spec}: {key}: {error}") from error
     return [_run(name, settings)]
 
 

@@ -111,7 +111,7 @@ def generate(
     Raises:
         ValueError: The folder holds something else; OSError: the disk is, or would be, full.
     """
-    root, device = root.expanduser(), pick_device(device)
+    root, device = root.expanduser(), usable_device(device)
     identity = {"dataset": recipe.name, "images": recipe.images, "settings": recipe.settings()}
     journal = Journal(root, identity)
     if journal.is_complete():
@@ -124,13 +124,6 @@ def generate(
                 announce()
             _make(recipe, journal, device, workers or default_workers(device), progress)
     return root
-
-
-def pick_device(device: torch.device | str) -> torch.device:
-    """The device of that name, if this machine has it; auto prefers CUDA."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return usable_device(device)
 
 
 def default_workers(device: torch.device) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from envs.base import usable_device
 from pretrain.data import parse_name
 from pretrain.data.cache import cache_root
-from pretrain.data.generate import Recipe, default_workers, generate, pick_device
+from pretrain.data.generate import Recipe, default_workers, generate
 from pretrain.data.make_gqn import GqnRecipe
 from pretrain.data.make_shapestacks import SPLIT_COUNTS, ShapeStacksRecipe
 from pretrain.data.manifest import MARKER, read_marker
@@ -46,7 +47,7 @@ def provide(
         seed: Another one is another dataset.
     """
     name, _ = parse_name(dataset)
-    device = pick_device(device)
+    device = usable_device(device)
     wanted = train or _FULL[name]
     root = _folder(name, wanted, validation, seed)
     if device.type == "cpu" and wanted > _CPU[name] and not _is_complete(root):
