@@ -81,6 +81,7 @@ def render(folder: Path) -> str:
         "recipes": report_paper.recipe_section(lines("recipes")),
         "rl": rl_section(lines("rl")),
         "tower_transfer": scenes,
+        "slot_identity": report_speed.identity_section(lines("slot_identity")),
         "throughput": report_speed.throughput_section(lines("throughput")),
         "render": report_speed.render_section(lines("render")),
         "reading": report_speed.reading_section(lines("reading")),

@@ -126,6 +126,24 @@ def scenes_section(labels: Sequence[Line], transfer: Sequence[Line], rooms: Sequ
     return section("Generated scenes", head, rows, commands(used, missing))
 
 
+def identity_section(lines: Sequence[Line]) -> str:
+    """Returns how often objects change slots, without and with alignment."""
+    measured = newest(lines, "checkpoint", "objects", "samples")
+    rows = []
+    for line in measured:
+        samples = ", samples" if line["samples"] else ""
+        for row in line["rows"]:
+            if line["samples"] and row["encoder"] == "exact":  # it has none
+                continue
+            what = f"{row['encoder']}{samples}, {line['objects']} objects {row['counted']}"
+            rates = ("unaligned", "aligned", "best")
+            rows.append([what, *(f"{row[name]:.2%}" for name in rates), origin(line)])
+    head = ["frames with an identity switch", "unaligned", "aligned (bar 1% and a tenth)"]
+    head += ["least possible", "from"]
+    missing = [] if measured else ["python -m benchmarks.slot_identity"]
+    return section("Slots over time", head, rows, commands(measured, missing))
+
+
 def metrics_section(lines: Sequence[Line]) -> str:
     """Returns how much faster the batched ARI is than scikit-learn's."""
     measured = newest(lines, "batch", "device")

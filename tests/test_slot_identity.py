@@ -7,6 +7,7 @@ from toys import tiny_checkpoint
 from benchmarks import slot_identity
 from benchmarks.common import read_lines
 from benchmarks.crossing import crossing
+from benchmarks.report_speed import identity_section
 from benchmarks.slot_identity import Film, best_numbers, exact_film, owners, score, switch_rate
 
 
@@ -100,3 +101,6 @@ def test_the_command_writes_its_line(tmp_path, capsys, samples):
     assert read_lines(tmp_path / "slot_identity.jsonl") == [line]
     assert [row["encoder"] for row in line["rows"]] == ["exact", "exact", checkpoint, checkpoint]
     assert "objects in sight" in capsys.readouterr().out
+    table = identity_section([line])
+    assert table.count("objects in sight") == 2 - len(samples)  # the exact encoder has none
+    assert f"{line['rows'][2]['aligned']:.2%}" in table

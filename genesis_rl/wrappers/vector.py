@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -78,7 +79,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         checkpoint = str(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.vector.VectorWrapper.__init__(self, env)
-        autoreset_mode(env, "GenesisVectorObsWrapper")
+        self._autoreset = autoreset_mode(env, "GenesisVectorObsWrapper")
         self._observer = LatentObserver(
             "GenesisVectorObsWrapper",
             checkpoint,
@@ -89,8 +90,6 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         self._failures = FailureNotes("GenesisVectorObsWrapper", env)
         self._frames: Any = None
         self._latents: Observation = None  # of the last batch, for partial resets
-        mode = env.metadata.get("autoreset_mode")
-        self._mode = str(getattr(mode, "value", mode or "NextStep"))
         self._over = np.zeros(env.num_envs, bool)  # next step shows another episode
         self.single_observation_space = self._observer.space
         self.observation_space = batch_space(self._observer.space, env.num_envs)
@@ -179,8 +178,8 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         """Returns the environments that show the first frame of an episode, without a final one."""
         over = np.logical_or(_numpy(terminations), _numpy(truncations))
         before, self._over = self._over, over
-        shown = {"NextStep": before, "SameStep": over}.get(self._mode, np.zeros_like(over))
-        return np.flatnonzero(shown).tolist()
+        shown = {AutoresetMode.NEXT_STEP: before, AutoresetMode.SAME_STEP: over}
+        return np.flatnonzero(shown.get(self._autoreset, [])).tolist()
 
     def _keep(self, latents: Observation) -> Observation:
         """Remembers a batch in memory of its own: the caller may change the one returned."""
