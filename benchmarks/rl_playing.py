@@ -86,8 +86,12 @@ def make_venv(
             device="cpu" if state else str(device),  # numbers are not worth the way to a GPU
             **(config.env_options or {}),
         )
-    except gym.error.Error as error:  # no such id, or not natively vectorised
-        raise ValueError(f"{config.env_id}: {error}") from error
+    except (gym.error.Error, TypeError) as error:
+        raise ValueError(
+            f"{config.env_id}: {error}. The benchmark plays natively vectorised environments with "
+            "the options observation ('state' or 'pixels'), autoreset_mode and device, as those "
+            "of GenesisRL/ are; put others into GenesisVecEnvWrapper and train them by SB3 itself"
+        ) from error
     venv: VecEnv = NamesErrors(SB3VecEnv(env), config.env_id)
     if checkpoint is not None:
         from genesis_rl import GenesisVecEnvWrapper

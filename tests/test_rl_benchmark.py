@@ -148,6 +148,9 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path, checkpoint):
         rl.main(["--representations", "state", *FLAGS.split(), *where, "--transfer", "gravity=9"])
     with pytest.raises(ValueError, match="GenesisRL/Nowhere-v0: "):
         rl.main(["--env-id", "GenesisRL/Nowhere-v0", *FLAGS.split(), *where])
+    for no_frames in ("CartPole-v1", "MountainCar-v0"):
+        with pytest.raises(ValueError, match=rf"{no_frames}: .*'pixels'.*GenesisVecEnvWrapper"):
+            rl.main(["--env-id", no_frames, "--checkpoint", checkpoint, *FLAGS.split(), *where])
     with pytest.raises(ValueError, match="unknown representation 'slots'"):
         rl_playing.checkpoint_of(replace(TINY, representation="slots"), tmp_path)
     assert list(tmp_path.iterdir()) == []
