@@ -103,6 +103,7 @@ def save_state(folder: Path, state: dict[str, Any], *, step: int, config: str, k
         "config": config,
         "versions": versions(),
     }
+    manifest["seal"] = _seal(manifest)
     try:
         _write(path, data, manifest)
     except OSError as error:
@@ -206,7 +207,15 @@ def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
         raise ValueError("its SHA-256 is not the manifest's")
     if path.stem != f"step_{manifest.get('step'):08d}" or not isinstance(manifest["config"], str):
         raise ValueError("its manifest is that of another state")
+    # Without it a flipped bit could make a sound state look as if it were of other settings.
+    if manifest.pop("seal", None) != _seal(manifest):
+        raise ValueError("its manifest is damaged")
     return manifest, data
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of what a manifest says."""
+    return hashlib.sha256(to_json(manifest)).hexdigest()
 
 
 class MetricsFile:

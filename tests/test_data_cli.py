@@ -270,6 +270,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "mine").write_text("")
     line = fails(capsys, 2, "generate", "gqn", tmp_path / "mine", "--train-images", 4)
     assert "needs to be a folder, but is a file" in line
+    line = fails(capsys, 2, "generate", "gqn", tmp_path / "mine" / "x", "--train-images", 4)
+    assert "Not a directory" in line
     assert "holds no dataset" in fails(capsys, 2, "verify", ROOT / "docs")
     for command in (["generate", "gqn", "x"], ["generate", "dsprites", "x"], ["unpick"], []):
         with pytest.raises(SystemExit) as stop:

@@ -217,6 +217,8 @@ def test_a_study_gives_every_run_the_common_settings_and_each_seed(tmp_path):
         ("a=debg", "did you mean 'debug'"),
         ("a=debug,lr=3", "unknown key 'lr'"),
         ("a=debug,steps", "'steps' is not KEY=VALUE"),
+        ("a=debug,steps=[", "steps: while parsing"),
+        ("a=debug,steps=!!python/object:os.system", "could not determine a constructor"),
         ("a=debug,device=cpu", "device is for the launcher"),
         ("../a=debug", "no name for a run"),
     ],

@@ -7,9 +7,13 @@ import signal
 import time
 
 import pytest
-from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
+import torch
+from damage import corruptions
 
+from pretrain import state as saving
 from pretrain.run import main
+from pretrain.state import load_state, save_state
+from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
 
 LONG = {"steps": 60, "checkpoint_every": 10}
 
@@ -103,11 +107,34 @@ def test_a_damaged_newest_state_is_passed_over(uninterrupted, tmp_path, capsys, 
     same_run(uninterrupted, out)
 
 
-def test_other_versions_are_mentioned(uninterrupted, tmp_path, capsys):
+def test_a_thousand_corruptions_of_the_newest_state_are_passed_over(tmp_path):
+    for step in (5, 10):
+        state = {"weights": torch.full((8,), float(step)), "seed": 0}
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        save_state(tmp_path, state, step=step, config="settings", keep=2)
+    newest = tmp_path / "checkpoints" / "step_00000010"
+    for suffix in (".pt", ".json"):
+        path, said, harmless = newest.with_suffix(suffix), [], 0
+        sound = path.read_bytes()
+        for bad in corruptions(sound, 500):
+            path.write_bytes(bad)
+            step, state = load_state(tmp_path, config="settings", say=said.append)
+            if step == 10:  # white space of the manifest: it still says the same
+                assert json.loads(bad) == json.loads(sound)
+                harmless += 1
+            assert state["weights"].tolist() == [float(step)] * 8
+        assert len(said) == 500 - harmless
+        assert harmless < 25
+        assert all(line.startswith("passing over step_00000010.pt: ") for line in said)
+        path.write_bytes(sound)
+    assert load_state(tmp_path, config="settings", say=print)[0] == 10
+
+
+def test_other_versions_are_mentioned(uninterrupted, tmp_path, capsys, monkeypatch):
     out = tmp_path / "copy"
     shutil.copytree(uninterrupted, out)
-    path = out / "checkpoints" / "step_00000060.json"
-    path.write_text(path.read_text().replace('"threads": "1"', '"threads": "64"'))
+    now = saving.versions()
+    monkeypatch.setattr(saving, "versions", lambda: now | {"threads": "64"})
     assert main(["--resume", "--out", str(out)]) == 0
     assert "not bit for bit" in capsys.readouterr().err
 

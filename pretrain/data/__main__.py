@@ -20,6 +20,10 @@ from typing import Any, NoReturn
 
 from pretrain.command_line import Parser
 
+# What the user can mend; anything else, such as a full disk, is status 1.
+_PLACES = (FileNotFoundError, NotADirectoryError, PermissionError)
+_MISTAKES = (ValueError, TypeError, ImportError, *_PLACES)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command, and returns the exit status."""
@@ -33,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("GENESIS_RL_TRACEBACK"):
             raise
         print(f"error: {_words(error)}", file=sys.stderr)
-        mistake = isinstance(error, (ValueError, TypeError, ImportError, FileNotFoundError))
-        return 2 if mistake else 1
+        return 2 if isinstance(error, _MISTAKES) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
