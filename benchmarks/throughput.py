@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.timing import AgainstPeak
-    from pretrain.config import Config
 
 PARTS = ("encode", "train", "env", "loop", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
@@ -61,6 +60,7 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
             for batch in args.batches or BATCHES[device.type]:
                 rows.append(encode_row(checkpoint, batch, device, args.precision, args.seconds))
         if "train" in parts:
+            from benchmarks.training_speed import train_row
             from pretrain.config import Config
 
             precision = resolve_precision(args.precision, device)
@@ -114,47 +114,8 @@ def encode_row(
     used = resolve_precision(precision, device)
     clock = timing.time_against_peak(lambda: encoder.encode(images), device, used, seconds=seconds)
     return {
-        **_row("encode", batch, used, device, clock.timing.interval),
-        **_floor(clock, flops, batch),
-    }
-
-
-def train_row(config: Config, device: torch.device, seconds: float) -> Row:
-    """Times whole training steps of a GENESIS, as `pretrain/run.py` takes them."""
-    import torch
-
-    from benchmarks import timing
-    from pretrain.assembly import build_model, build_objective, set_up_torch
-    from pretrain.engine import Engine
-
-    set_up_torch(config, device)
-    torch.manual_seed(0)
-    model = build_model(config).train()
-    batch, size = config.batch_size, config.image_size
-
-    def step() -> None:
-        output = model(torch.zeros(1, 3, size, size))
-        (output.error + output.kl).sum().backward()
-
-    flops = timing.count_flops(step)
-    model.zero_grad(set_to_none=True)
-
-    used = resolve_precision(config.precision, device)
-    engine = Engine(
-        model.to(device),
-        build_objective(config).to(device),
-        torch.randint(0, 256, (max(1024, batch), size, size, 3), dtype=torch.uint8, device=device),
-        batch_size=batch,
-        precision=used,
-        compile=device.type == "cuda",
-    )
-    engine.prepare()
-    timing.reset_peak_memory(device)
-    clock = timing.time_against_peak(engine.step, device, used, seconds=seconds)
-    return {
-        **_row("train", batch, used, device, clock.timing.interval),
-        **_floor(clock, flops, batch),
-        "mode": engine.mode,
+        **speed_row("encode", batch, used, device, clock.timing.interval),
+        **floor_of(clock, flops, batch),
     }
 
 
@@ -190,7 +151,7 @@ def wrapper_row(checkpoint: str, device: torch.device, precision: str, seconds: 
             times[name].append(time.perf_counter() - started)
     wrapped, alone = (statistics.median(times[name]) for name in ("wrapped", "bare"))
     return {
-        **_row("wrapper", 1, resolve_precision(precision, device), device, wrapped),
+        **speed_row("wrapper", 1, resolve_precision(precision, device), device, wrapped),
         "bare_ms": round(alone * 1e3, 4),
         "overhead": round(wrapped / alone - 1, 4),
     }
@@ -214,12 +175,12 @@ def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: 
             env.reset()
 
     cpu = torch.device("cpu")
-    rows = [_row("env", 1, "uint8", cpu, time_calls(step, cpu, seconds=seconds).interval)]
+    rows = [speed_row("env", 1, "uint8", cpu, time_calls(step, cpu, seconds=seconds).interval)]
     env.close()
     for count in counts:
         with _vector_env(env_id, count, device) as step_all:
             clock = time_calls(step_all, device, seconds=seconds)
-        rows.append(_row("env", count, "uint8", device, clock.interval))
+        rows.append(speed_row("env", count, "uint8", device, clock.interval))
     return rows
 
 
@@ -241,7 +202,7 @@ def loop_row(
         clock = timing.time_calls(
             lambda: encoder.encode(step_all().permute(0, 3, 1, 2)), device, seconds=seconds
         )
-    return _row("loop", count, resolve_precision(precision, device), device, clock.interval)
+    return speed_row("loop", count, resolve_precision(precision, device), device, clock.interval)
 
 
 @contextmanager
@@ -293,7 +254,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _row(
+def speed_row(
     what: str,
     batch: int,
     dtype: str,
@@ -314,7 +275,7 @@ def _row(
     }
 
 
-def _floor(clock: AgainstPeak, flops: int, batch: int) -> Row:
+def floor_of(clock: AgainstPeak, flops: int, batch: int) -> Row:
     """Returns what a row says about its arithmetic, for FLOP per image."""
     return {
         "latency_ms": round(clock.timing.latency * 1e3, 4),

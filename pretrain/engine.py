@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.average import WeightAverage
+from pretrain.kernels import use_kernels
 from pretrain.ranks import Ranks
 from pretrain.readings import SKIPPED, Readings, judge, new_book, read_book
 
@@ -52,6 +53,8 @@ class Engine:
         precision: Of the convolutions on CUDA; the losses are float32.
         compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
             step as a graph. Where that is impossible a warning says so and training is eager.
+        fused: Whether normalisation and gate run on kernels of our own, which need CUDA: the same
+            numbers up to rounding.
         ranks: The processes that train this model.
     """
 
@@ -70,6 +73,7 @@ class Engine:
         seed: int = 0,
         precision: Precision = "fp32",
         compile: bool = False,
+        fused: bool = False,
         ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
     ):
         if len(images) < batch_size:
@@ -82,6 +86,8 @@ class Engine:
         self.batch_size, self.seed, self.precision = batch_size, seed, precision
         self.device = images.device
         self.steps_done = 0
+        if fused:
+            use_kernels(model, self.device)
 
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._parameters:

@@ -33,6 +33,7 @@ ALLOWED = {
     "envs/tower_physics.py": {"envs", "torch", "numpy", "mujoco"},
     "pretrain": {"pretrain", "genesis_rl", "envs", "torch", "numpy", "yaml", "tensorboard"}
     | {"tqdm", "cv2", "PIL", "google_crc32c", "gymnasium"},
+    "pretrain/kernels": {"pretrain", "genesis_rl", "torch", "triton"},
     "benchmarks": OWN
     | {
         "torch",

@@ -35,15 +35,17 @@ def test_the_share_of_the_floor_is_arithmetic():
     # 4 images of 3 GFLOP in 2 s, in which the device could have done 24 TFLOP.
     clock = timing.AgainstPeak(timing.Timing(2.5, 2.0), peak=12e12, forgone=24e12)
     row = {
-        **throughput._row("encode", 4, "fp32", CPU, 2.0),
-        **throughput._floor(clock, 3 * 10**9, 4),
+        **throughput.speed_row("encode", 4, "fp32", CPU, 2.0),
+        **throughput.floor_of(clock, 3 * 10**9, 4),
     }
     assert row["per_second"] == 2.0
     assert row["ms"] == 2000.0
     assert row["latency_ms"] == 2500.0
     assert row["gflop"] == 3.0
     assert row["of_floor"] == pytest.approx(0.0005)
-    assert throughput._row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0  # steps, not images
+    assert (
+        throughput.speed_row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0
+    )  # steps, not images
     assert len(throughput.table([row])) == 2
 
 
@@ -85,17 +87,6 @@ def test_the_command_prints_a_table_and_a_line(checkpoint, tmp_path, capsys, mon
     assert all(row["of_floor"] > 0 for row in line["rows"][:2])
     assert line["rows"][3]["bare_ms"] > 0
     assert (tmp_path / "throughput.jsonl").exists()
-
-
-def test_a_training_step_is_timed_with_its_flops(monkeypatch):
-    monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 64})
-    from pretrain.config import Config
-
-    small = Config(num_slots=2, image_size=32, width=4, batch_size=2, precision="fp32")
-    row = throughput.train_row(small, CPU, 0.05)
-    assert row["per_second"] > 0
-    assert row["gflop"] > 0
-    assert row["mode"] == "eager"
 
 
 def test_precision_auto_is_what_the_device_is_good_at():

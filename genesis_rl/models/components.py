@@ -41,7 +41,8 @@ class ComponentVae(nn.Module):
         filters = [4, width, width, 2 * width, 2 * width]
         layers: list[nn.Module] = []
         for i in range(4):
-            layers += [nn.Conv2d(filters[i], filters[i + 1], 3, stride=2, padding=1), activation()]
+            layers.append(nn.Conv2d(filters[i], filters[i + 1], 3, stride=2, padding=1))
+            layers.append(activation(inplace=True))
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Sequential(
             nn.Linear(filters[-1] * (image_size // 16) ** 2, 8 * width),

@@ -6,6 +6,7 @@ Shapes: B images, H x W pixels, L latent dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,6 +84,9 @@ class GatedConv(nn.Module):
     at once is the same as normalising each half, because both norms work channel by channel.
     """
 
+    # Of the training pass. Who trains may set a faster function with the same results on a layer.
+    batch_norm_gate = staticmethod(batch_norm_gate)
+
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: Norm):
         super().__init__()
         self.conv: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(
@@ -93,7 +97,7 @@ class GatedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, in, H, W]` to `[B, out, H / stride, W / stride]`."""
         if self.training and isinstance(self.norm, nn.BatchNorm2d) and self.conv.bias is not None:
-            return batch_norm_gate(self._convolve(x), self.norm, self.conv.bias)
+            return self.batch_norm_gate(self._convolve(x), self.norm, self.conv.bias)
         return F.glu(self.norm(self.conv(x)), dim=1)
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -115,6 +119,20 @@ class GatedDeconv(GatedConv):
         assert isinstance(conv, nn.ConvTranspose2d)
         stride = conv.stride[0]
         return F.conv_transpose2d(x, conv.weight, None, stride, 2, output_padding=stride - 1)
+
+
+class Readout(nn.Conv2d):
+    """1x1 convolution to a few channels: that many weighted sums of a pixel's features."""
+
+    # Who trains may set a faster function with the same results on a layer.
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = staticmethod(F.conv2d)
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, in, H, W]` to `[B, out, H, W]`."""
+        return self.convolve(x, self.weight, self.bias)
 
 
 class GatedFlatten(nn.Module):
@@ -161,11 +179,16 @@ class LSTMCell(nn.LSTMCell):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Maps input `[B, in]` and state (hidden, cell) to the next state; no state means zeros."""
-        gates = F.linear(x, self.weight_ih, self.bias_ih)
-        if state is None:
-            gates = gates + self.bias_hh
-        else:
-            gates = gates + F.linear(state[0], self.weight_hh, self.bias_hh)
+        return self.advance(self.drive(x), state)
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Returns what inputs `[..., in]` add to the gates: of many steps at once, if known."""
+        return F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
+
+    def advance(self, gates: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Makes a step from the input's share of the gates, `[B, 4 hidden]`."""
+        if state is not None:
+            gates = gates + F.linear(state[0], self.weight_hh)
         take, forget, candidate, emit = gates.chunk(4, dim=1)
         cell = take.sigmoid() * candidate.tanh()
         if state is not None:
@@ -191,10 +214,11 @@ class BroadcastDecoder(nn.Module):
         activation: type[nn.Module] = nn.ELU,
     ):
         super().__init__()
-        self.activation = activation()
+        # In place, so that the gradient needs its output, which the next layer keeps anyway.
+        self.activation = activation(inplace=True)
         self.first = nn.Conv2d(latents + 2, width, kernel_size=3)
         self.later = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3) for _ in range(3))
-        self.readout = nn.Conv2d(width, channels, kernel_size=1)
+        self.readout = Readout(width, channels)
         axis = torch.linspace(-1, 1, image_size + 8)
         self.register_buffer(
             "coordinates",

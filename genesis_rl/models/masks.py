@@ -19,6 +19,7 @@ from genesis_rl.models.layers import (
     Gaussian,
     LSTMCell,
     Norm,
+    Readout,
     full_precision,
     posterior_gaussian,
     prior_gaussian,
@@ -73,7 +74,7 @@ class MaskDecoder(nn.Sequential):
                 GatedDeconv(filters[i], filters[i + 1], stride=strides[i], norm=norm)
                 for i in range(5)
             ),
-            nn.Conv2d(filters[-1], channels, kernel_size=1),
+            Readout(filters[-1], channels),
         )
 
 
@@ -120,15 +121,19 @@ class Masks(nn.Module):
             return Gaussian(torch.stack(means, 1), torch.stack(stds, 1)), torch.stack(latents, 1)
 
     def prior(self, latents: Tensor) -> Gaussian:
-        """Returns what `[B, K, M]` latents were expected to be, each given those before it."""
+        """Returns what `[B, K, M]` latents were expected to be, each given those before it.
+
+        All latents are known, so everything but the recurrence takes all slots at once.
+        """
         with full_precision(latents):
-            first = torch.zeros_like(latents[:, 0])
-            slots, state = [Gaussian(first, first + 1)], None
-            for k in range(1, self.num_slots):
-                slot, state = self.prior_step(latents[:, k - 1], state)
-                slots.append(slot)
-            means, stds = zip(*slots, strict=True)
-            return Gaussian(torch.stack(means, dim=1), torch.stack(stds, dim=1))
+            driven = self.prior_lstm.drive(latents[:, :-1])  # [B, K - 1, 16 M]
+            hidden, state = [], None
+            for k in range(self.num_slots - 1):
+                state = self.prior_lstm.advance(driven[:, k], state)
+                hidden.append(state[0])
+            later = prior_gaussian(self.prior_head(torch.stack(hidden, dim=1)))
+            first = torch.zeros_like(latents[:, :1])  # its prior is standard normal
+            return Gaussian(torch.cat([first, later.mean], 1), torch.cat([first + 1, later.std], 1))
 
     def prior_step(
         self,

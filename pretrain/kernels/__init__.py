@@ -1,1 +1,31 @@
 """Kernels of the training step for CUDA; plain torch defines what they compute."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from genesis_rl.models.layers import GatedConv, Readout
+from pretrain.kernels.norm_gate import batch_norm_gate
+from pretrain.kernels.readout import weighted_sums
+
+
+def use_kernels(model: nn.Module, device: torch.device) -> None:
+    """Lets a model's training pass run on kernels of our own where there are any.
+
+    Raises:
+        ValueError: If they cannot run on that device.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on a CPU, to test them
+    if device.type != "cuda" and not interpreted:
+        raise ValueError(f"fused kernels need a CUDA device, but the images are on {device}")
+    if find_spec("triton") is None:
+        raise ValueError("fused kernels need Triton, which CUDA builds of torch bring along")
+    for layer in model.modules():
+        if isinstance(layer, GatedConv) and isinstance(layer.norm, nn.BatchNorm2d):
+            layer.batch_norm_gate = batch_norm_gate
+        if isinstance(layer, Readout):
+            layer.convolve = weighted_sums

@@ -1,0 +1,211 @@
+"""Training speed: how many steps a second, with and without our own kernels, and what is slow?
+
+Each row is a GENESIS of full size on its own, trained as `pretrain/run.py` trains it. With
+`--profile` the kernels of a step follow, longest first.
+
+    python -m benchmarks.training_speed --device cuda --slots 5 7 9 --fused off on --profile
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if not __package__:  # run as a file: the checkout takes the place of this folder on the path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from benchmarks.throughput import Row, floor_of, resolve_precision, speed_row
+
+if TYPE_CHECKING:
+    import torch
+
+    from pretrain.config import Config
+    from pretrain.engine import Engine
+
+PROFILED_STEPS = 10
+# What a kernel belongs to, by its name; the first that fits counts.
+FAMILIES = {
+    "normalisation and gate": r"_sum_moments|_combine_|_normalise_and_gate|_s(um|pread)_gradients",
+    "compiled": r"^triton_",
+    "layout": r"nchwToNhwc|nhwcToNchw|[Tt]ranspose(?!d)|genericTranspose",
+    "convolution": r"conv|cudnn|fprop|dgrad|wgrad|implicit|xmma",
+    "matrix product": r"gemm|gemv|nvjet|splitK|addmm|::mm|cublas",
+    "optimiser": r"multi_tensor|[Aa]dam|foreach",
+    "copy": r"[Mm]emcpy|[Mm]emset|copy|CatArray|cat",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--slots", type=positive_int, nargs="+", default=[5, 7, 9])
+    parser.add_argument("--batches", type=positive_int, nargs="+", default=[32])
+    parser.add_argument("--fused", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
+    parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument("--profile", action="store_true", help="name the kernels of a step")
+    parser.add_argument("--top", type=positive_int, default=30, help="kernels to name")
+    args = parser.parse_args(argv)
+    measure(args, argv)
+
+
+def measure(args: Any, argv: Sequence[str] | None) -> None:
+    """Measures what the arguments name, prints it as it comes, and saves the rows."""
+    from pretrain.config import Config
+
+    device = prepare_device(args.device, args.threads)
+    precision = resolve_precision(args.precision, device)
+    rows = []
+    for slots in args.slots:
+        for batch in args.batches:
+            for fused in args.fused:
+                config = Config(num_slots=slots, batch_size=batch, precision=precision)
+                engine = build_engine(config, device, fused=fused == "on")
+                rows.append(row := train_row(config, device, args.seconds, engine=engine))
+                row |= {"slots": slots, "fused": fused == "on"}
+                print(describe(row), flush=True)
+                if args.profile:
+                    row["families"] = print_profile(engine, row["ms"], top=args.top)
+    save_result(
+        "training_speed", {"rows": rows}, device=device, seed=0, folder=args.results_dir, argv=argv
+    )
+
+
+def build_engine(config: Config, device: torch.device, *, fused: bool = False) -> Engine:
+    """Returns an engine as `pretrain/run.py` makes it, on images of noise; not yet prepared."""
+    import torch
+
+    from pretrain.assembly import build_model, build_objective, set_up_torch
+    from pretrain.engine import Engine
+
+    set_up_torch(config, device)
+    torch.manual_seed(0)
+    batch, size = config.batch_size, config.image_size
+    return Engine(
+        build_model(config).to(device),
+        build_objective(config).to(device),
+        torch.randint(0, 256, (max(1024, batch), size, size, 3), dtype=torch.uint8, device=device),
+        batch_size=batch,
+        precision=resolve_precision(config.precision, device),
+        compile=device.type == "cuda",
+        fused=fused,
+    )
+
+
+def train_row(
+    config: Config, device: torch.device, seconds: float, *, engine: Engine | None = None
+) -> Row:
+    """Times whole training steps, of that engine if one is given."""
+    from benchmarks import timing
+
+    engine = engine or build_engine(config, device)
+    began = time.perf_counter()
+    engine.prepare()
+    timing.synchronise(device)
+    preparation = time.perf_counter() - began
+    timing.reset_peak_memory(device)
+    used, batch = resolve_precision(config.precision, device), config.batch_size
+    clock = timing.time_against_peak(engine.step, device, used, seconds=seconds)
+    return {
+        **speed_row("train", batch, used, device, clock.timing.interval),
+        **floor_of(clock, training_flops(config), batch),
+        "mode": engine.mode,
+        "preparation_s": round(preparation, 2),
+    }
+
+
+def training_flops(config: Config) -> int:
+    """Returns the arithmetic of a forward and a backward pass on one image."""
+    import torch
+
+    from benchmarks.timing import count_flops
+    from pretrain.assembly import build_model
+
+    model = build_model(config).train()
+
+    def step() -> None:
+        output = model(torch.zeros(1, 3, config.image_size, config.image_size))
+        (output.error + output.kl).sum().backward()
+
+    return count_flops(step)
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Returns a row in a line for people."""
+    images = row["per_second"] * row["batch"]
+    return (
+        f"K={row['slots']} batch {row['batch']} {row['dtype']} "
+        f"{'fused' if row['fused'] else 'plain'}: {row['per_second']:.1f} steps/s, "
+        f"{images:,.0f} images/s, {row['ms']:.3f} ms, {row['of_floor']:.1%} of the floor, "
+        f"{row['peak_memory_mb']:.0f} MB, {row['mode']}, ready in {row['preparation_s']:.1f} s"
+    )
+
+
+class Kernel(NamedTuple):
+    """What the steps of a profile spent on one kernel (on a CPU: one operator)."""
+
+    name: str
+    ms: float  # a step
+    calls: float  # a step
+
+
+def profile_steps(engine: Engine, steps: int = PROFILED_STEPS) -> list[Kernel]:
+    """Returns the kernels of a step, the one that takes longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from benchmarks.timing import synchronise
+
+    cuda = engine.device.type == "cuda"
+    engine.step()
+    synchronise(engine.device)
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            engine.step()
+        synchronise(engine.device)
+    kernels = []
+    for event in profiled.key_averages():
+        spent = event.self_device_time_total if cuda else event.self_cpu_time_total  # in us
+        if spent:
+            kernels.append(Kernel(event.key, spent / 1e3 / steps, event.count / steps))
+    return sorted(kernels, key=lambda kernel: -kernel.ms)
+
+
+def family_of(name: str) -> str:
+    """Returns what a kernel belongs to."""
+    found = (family for family, pattern in FAMILIES.items() if re.search(pattern, name))
+    return next(found, "other")
+
+
+def print_profile(engine: Engine, step_ms: float, *, top: int) -> dict[str, float]:
+    """Prints where a step's time goes; returns the milliseconds of each family of kernels."""
+    kernels = profile_steps(engine)
+    families: Counter[str] = Counter()
+    for kernel in kernels:
+        families[family_of(kernel.name)] += kernel.ms  # type: ignore[assignment]
+    for line in profile_lines(kernels[:top], families, step_ms):
+        print(line)
+    calls = sum(kernel.calls for kernel in kernels)
+    print(f"  {sum(families.values()):.3f} ms in {calls:.0f} kernels of {step_ms:.3f} ms a step")
+    return {family: round(ms, 4) for family, ms in families.most_common()}
+
+
+def profile_lines(
+    kernels: Sequence[Kernel], families: Mapping[str, float], step_ms: float
+) -> Iterator[str]:
+    """Yields a table of families, then of kernels."""
+    for family, ms in sorted(families.items(), key=lambda item: -item[1]):
+        yield f"  {ms:8.3f} ms {ms / step_ms:6.1%}  {family}"
+    yield ""
+    for kernel in kernels:
+        name = " ".join(kernel.name.split())[:100]
+        yield f"  {kernel.ms:8.3f} ms {kernel.ms / step_ms:6.1%} {kernel.calls:6.1f} x  {name}"
+
+
+if __name__ == "__main__":
+    run_cli(main)
