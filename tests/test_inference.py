@@ -4,6 +4,7 @@ Numbers of checks are those of the wrapper contract.
 """
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -69,6 +70,39 @@ def test_too_large_a_batch_is_encoded_in_smaller_chunks():
     assert sizes == [20, 10, 10, 10, 10]  # the chunk that fitted is remembered
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_libraries_that_lack_memory_say_so_in_words_of_their_own(message):
+    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
+    runtime.chunk = 64
+    network = runtime.network
+
+    def short_of_memory(images, noise, mask_only):
+        if len(images) > 10:
+            raise RuntimeError(message)
+        return network(images, noise, mask_only=mask_only)
+
+    runtime.network = short_of_memory
+    assert runtime.encode(frames(20), None, mask_only=False).shape == (20, 3, 80)
+    assert runtime.chunk == 10
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
+
+    def broken(images, noise, mask_only):
+        raise RuntimeError("expected scalar type Float")
+
+    runtime.network = broken
+    with pytest.raises(RuntimeError, match="expected scalar type Float"):
+        runtime.encode(frames(3), None, mask_only=False)
+
+
 def test_memory_for_not_even_one_image_is_an_error():
     runtime = PlainRuntime(tiny_model(), CPU, torch.float32)
 
@@ -97,6 +131,19 @@ def test_three_graphs_cover_100_000_steps_of_64_to_128_frames():  # check 22, wi
         sizes = plan(count, captured)
         assert count <= sum(sizes) <= 2 * count
         captured += [size for size in sizes if size not in captured]
+    assert len(captured) <= 3
+
+
+@pytest.mark.parametrize("usual", [1, 5, 16, 33, 64, 256])
+@pytest.mark.parametrize("seed", range(20))
+def test_three_graphs_are_enough_in_whichever_order_batches_come(usual, seed):  # check 22
+    """A size is captured when it is asked for a second time, as `CudaRuntime` does."""
+    asked, captured = Counter(), []
+    for count in np.random.default_rng(seed).integers(usual, 2 * usual + 1, 600).tolist():
+        sizes = plan(count, captured)
+        assert count <= sum(sizes) <= max(2 * count, 8)
+        asked.update(set(sizes))
+        captured += [size for size in set(sizes) if size not in captured and asked[size] > 1]
     assert len(captured) <= 3
 
 

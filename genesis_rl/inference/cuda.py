@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genesis_rl.inference.layers import CHANNELS_LAST, Operations, PlainOperations
 from genesis_rl.inference.network import Frozen, FrozenModel, LeanGenesis
-from genesis_rl.inference.runtime import Runtime
+from genesis_rl.inference.runtime import Runtime, lacks_memory
 from genesis_rl.models.genesis import Genesis
 from genesis_rl.models.slots import SlotModel
 
@@ -27,6 +27,7 @@ _CHUNK = 512  # 1.6 GB of activations for 64 x 64 pixels and 5 slots in bfloat16
 _MOST_GRAPHS = 12
 _SIGHTINGS = 2  # before a size is worth a graph: capturing costs as much as hundreds of replays
 _REPEATS = 16  # in a row, before a size that other graphs already cover gets its own
+_SPARE = 32 << 20  # bytes that have to be left when a graph is captured
 
 
 class Kind(NamedTuple):
@@ -40,25 +41,35 @@ class Kind(NamedTuple):
 def plan(count: int, captured: Collection[int]) -> list[int]:
     """Returns batch sizes whose replays cover `count` images.
 
-    Sizes in `captured` cost nothing; any other will have to be captured. However a batch varies
-    between N and 2 N, at most three sizes are ever asked for once N itself is captured: N plus the
-    terminal frames of a few environments is a replay of N and one of a small tail.
+    Sizes in `captured` cost nothing; any other will have to be captured, if it is asked for often.
+    However a batch varies between N and 2 N, and whichever sizes come first, three graphs are
+    enough: two for batches as a whole, and one for the small tail by which a batch exceeds them. N
+    plus the terminal frames of a few environments is a replay of N and one of the tail.
     """
     if count <= 8:
         count = 1 << (count - 1).bit_length()
-    larger = [size for size in captured if count <= size <= 1.25 * count]
-    if larger:
-        return [min(larger)]
+    snug = [size for size in captured if count <= size <= 1.25 * count]
+    if snug:
+        return [min(snug)]
     base = max((size for size in captured if count / 2 <= size < count), default=None)
-    if base is None:
-        return [count]
-    rest = count - base
-    if rest > max(base / 4, 8):
-        return [base, base]
+    if base is not None:
+        return [base, *_plan_rest(count - base, base, captured)]
+    roomy = [size for size in captured if count < size <= 2 * count]
+    return [min(roomy)] if len(roomy) > 1 else [count]
+
+
+def _plan_rest(count: int, base: int, captured: Collection[int]) -> list[int]:
+    """Returns batch sizes for what is left beside a replay of `base` images."""
     # At most a quarter of the base, or, for small bases, what a launch is worth.
-    tails = [size for size in captured if rest <= size <= max(base / 4, 8)]
-    tail = min(tails) if tails else max(8, math.ceil(base / 8))
-    return [base] + [tail] * math.ceil(rest / tail)
+    most = max(base / 4, 8)
+    if count > most:
+        return [base]
+    tails = [size for size in captured if base / 16 <= size <= most]
+    enough = [size for size in tails if size >= count]
+    if enough:
+        return [min(enough)]
+    tail = max(tails, default=max(8, math.ceil(base / 8)))
+    return [tail] * math.ceil(count / tail)
 
 
 class CudaRuntime(Runtime):
@@ -87,6 +98,8 @@ class CudaRuntime(Runtime):
         self._lock = threading.Lock()
         with torch.cuda.device(device):
             self._pool = torch.cuda.graph_pool_handle()
+            # One for all captures: every stream has workspaces of its own, for good.
+            self._side = torch.cuda.Stream()
             self._idle = torch.cuda.Event()
 
     def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
@@ -132,13 +145,15 @@ class CudaRuntime(Runtime):
         return graph.latents[: len(images)].clone()
 
     def _capture(self, size: int, kind: Kind) -> _Graph | None:
+        current = torch.cuda.current_stream()
         try:
             # Heuristics choose algorithms for fp32: some of the fastest are not exact enough.
             with precision_of(self._precision, benchmark=self._precision != "fp32"):
-                graph = _Graph(self.network, size, self._size, kind, self._pool)
+                graph = _Graph(self.network, size, self._size, kind, self._side, self._pool)
         except RuntimeError as error:
+            self._abandon(current)
             # Lack of memory in the middle of a capture surfaces as the failure to end it.
-            if torch.OutOfMemoryError in (type(error), type(error.__context__)):
+            if lacks_memory(error) or lacks_memory(error.__context__):
                 raise torch.OutOfMemoryError(str(error)) from None
             self._graphs_work = False
             _warn(f"CUDA graphs are unavailable, so small batches are slower: {_line(error)}")
@@ -149,30 +164,54 @@ class CudaRuntime(Runtime):
             self._graphs.popitem(last=False)
         return graph
 
+    def _abandon(self, current: torch.cuda.Stream) -> None:
+        """Undoes what a capture that could not be ended has left behind."""
+        torch.cuda.set_stream(current)
+        # Up to torch 2.11 the allocator goes on to think that the capture is under way.
+        with contextlib.suppress(RuntimeError, AttributeError):  # which says that it knows
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
     def _release(self) -> None:
-        with self._lock:
+        with self._lock, torch.cuda.device(self.device):
             self._graphs.clear()
-        torch.cuda.empty_cache()
+            self._pool = torch.cuda.graph_pool_handle()  # without graphs, the old one is void
+            torch.cuda.empty_cache()
 
 
 class _Graph:
-    """The encoder's kernels for one batch size, and the memory they read and write."""
+    """The encoder's kernels for one batch size, and the memory they read and write.
 
-    def __init__(self, network: Frozen, count: int, size: int, kind: Kind, pool: Any):
+    Memory must not run out in the middle of a capture, from which torch up to 2.11 does not
+    recover. So the warm-up needs as much as the capture will, on the same stream and with a margin;
+    what it had is free again when the capture begins.
+    """
+
+    def __init__(
+        self,
+        network: Frozen,
+        count: int,
+        size: int,
+        kind: Kind,
+        side: torch.cuda.Stream,
+        pool: Any,
+    ):
         device = network.white.device
         pixels = torch.zeros(count, size, size, 3, dtype=kind.dtype, device=device)
         self.images = pixels.permute(0, 3, 1, 2)
         self.noise = None
         if kind.sampled:
             self.noise = torch.zeros(count, network.num_slots, network.slot_dim, device=device)
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current = torch.cuda.current_stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):  # compiles kernels and picks algorithms
+            spare = torch.empty(_SPARE, dtype=torch.uint8, device=device)
             for _ in range(3):
                 network(self.images, self.noise, mask_only=kind.mask_only)
+            del spare
         current.wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool, side, capture_error_mode="thread_local"):
             self.latents = network(self.images, self.noise, mask_only=kind.mask_only)
 
 

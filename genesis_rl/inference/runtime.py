@@ -24,6 +24,9 @@ _FORKED = (
     "GenesisVectorObsWrapper or GenesisVecEnvWrapper, or pass device='cpu'"
 )
 
+# How cuDNN and cuBLAS say that there was no memory for what they need to work in.
+_NO_MEMORY = ("unable to find an engine", "ALLOC_FAILED", "out of memory")
+
 # Bytes of the largest activation on the CPU. More of it would leave the cache, and be asked of the
 # operating system afresh for each image. For the default model that is four masks at a time.
 _CPU_ACTIVATION = 9 << 19
@@ -42,6 +45,7 @@ class Runtime(abc.ABC):
         self.network = network
         self.device = device
         self.chunk = chunk
+        self._shortage = ""
 
     def encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
         """Maps at least one image `[B, 3, S, S]` to `[B, K, D]` in memory of its own."""
@@ -67,14 +71,17 @@ class Runtime(abc.ABC):
     def _attempt(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor | None:
         try:
             return self._encode(images, noise, mask_only=mask_only)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+            self._shortage = str(error)
             return None
 
     def _make_room(self, count: int) -> None:
         if count == 1:
             raise RuntimeError(
                 f"not even one image fits into the free memory of {self.device}: free some, or "
-                "encode with device='cpu'"
+                f"encode with device='cpu' ({self._shortage})"
             )
         self.chunk = count // 2
         self._release()
@@ -82,6 +89,13 @@ class Runtime(abc.ABC):
     @abc.abstractmethod
     def _release(self) -> None:
         """Frees whatever can be spared."""
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether this says that a device's memory has run out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 class PlainRuntime(Runtime):
