@@ -31,6 +31,13 @@ def gpu_tests_need_a_gpu(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Where compact forms and look-alikes are kept: a folder of the test's own."""
+    monkeypatch.setenv("GENESIS_RL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def without_mujoco(monkeypatch: pytest.MonkeyPatch):
     """A machine on which MuJoCo is not installed."""
     genuine = builtins.__import__

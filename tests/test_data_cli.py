@@ -23,11 +23,7 @@ from pretrain.data.show import CELL, contact_sheet
 ROOT = Path(__file__).parent.parent
 FILE = "rooms_ring_camera/train/2-of-4.tfrecord"
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENESIS_RL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 """Look-alikes: made where nobody has the data, once, as large as asked for and no larger."""
 
 import pytest
-from runs import arguments, metrics, weights_sha256
 
 from pretrain.data import generate as generating
 from pretrain.data import load, lookalike
 from pretrain.data.make_shapestacks import divide
 from pretrain.data.verify import verify
 from pretrain.run import main as pretrain
+from runs import arguments, metrics, weights_sha256
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENESIS_RL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -31,9 +31,7 @@ def small(tmp_path_factory):
     return generate(SMALL, root, device="cpu", workers=1, progress=False)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENESIS_RL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def notes(names, wrong=()):

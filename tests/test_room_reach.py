@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from episodes import assert_lost, assert_solved
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
@@ -136,22 +137,14 @@ def test_every_target_can_be_reached_and_reaching_it_is_success():
     for seed in range(60):
         state, info = env.reset(seed=seed)
         assert info == {}
-        path = reach(state, blue_sphere(state))
-        assert path is not None
-        for action in path[:-1]:
-            _, reward, terminated, truncated, info = env.step(action)
-            assert (reward, terminated, truncated, info) == (0, False, False, {"is_success": False})
-        _, reward, terminated, truncated, info = env.step(path[-1])
-        assert (reward, terminated, truncated, info) == (1, True, False, {"is_success": True})
+        assert_solved(env, reach(state, blue_sphere(state)))
 
 
 def test_touching_another_object_ends_the_episode_without_reward():
     env = make(observation="state")
     for seed in range(20):
         state, _ = env.reset(seed=seed)
-        for action in reach(state, 1 - blue_sphere(state)):
-            _, reward, terminated, _, info = env.step(action)
-        assert (reward, terminated, info) == (0, True, {"is_success": False})
+        assert_lost(env, reach(state, 1 - blue_sphere(state)))
 
 
 def test_an_episode_is_cut_after_a_hundred_steps():

@@ -2,6 +2,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from episodes import assert_lost, assert_solved
 from gymnasium.utils.env_checker import check_env
 from sprite_plans import blue_square, reach, rows
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -76,23 +77,14 @@ def test_every_target_can_be_reached_and_reaching_it_is_success():
     for seed in range(150):
         state, info = env.reset(seed=seed)
         assert info == {}
-        path = reach(state, blue_square(state))
-        assert path is not None
-        for action in path[:-1]:
-            _, reward, terminated, truncated, info = env.step(action)
-            assert (reward, terminated, truncated, info) == (0, False, False, {"is_success": False})
-        _, reward, terminated, truncated, info = env.step(path[-1])
-        assert (reward, terminated, truncated, info) == (1, True, False, {"is_success": True})
+        assert_solved(env, reach(state, blue_square(state)))
 
 
 def test_touching_another_object_ends_the_episode_without_reward():
     env = make(observation="state")
     for seed in range(30):
         state, _ = env.reset(seed=seed)
-        wrong = (blue_square(state) + 1) % 3
-        for action in reach(state, wrong):
-            _, reward, terminated, _, info = env.step(action)
-        assert (reward, terminated, info) == (0, True, {"is_success": False})
+        assert_lost(env, reach(state, (blue_square(state) + 1) % 3))
 
 
 def test_an_episode_is_cut_after_a_hundred_steps():
