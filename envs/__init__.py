@@ -14,6 +14,7 @@ for _task, _module in (
     ("SpriteObjectComparison", "sprite_comparison"),
     ("SpritePropertyComparison", "sprite_comparison"),
     ("RoomReach", "room_reach"),
+    ("StackTower", "stack_tower"),
 ):
     gym.register(
         id=f"GenesisRL/{_task}-v0",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -31,6 +31,7 @@ FALL = 0.2
 TIMESTEP = 0.004
 _NUDGE = 0.01  # standard deviation of starting velocities: they break exact balance on curves
 _CHECK_EVERY = 25  # steps
+_CONTACT = {"solimp": [0.95, 0.99, 0.001, 0.5, 2], "condim": 6, "friction": [1, 0.005, 0.002]}
 
 
 def mujoco_module() -> ModuleType:
@@ -91,6 +92,15 @@ def fall_times(
 
 def tower_model(towers: Towers, row: int) -> Any:
     """The `mujoco.MjModel` of a tower: a floor, and a free body per block from the bottom."""
+    spec, rotations = empty_floor(), towers.rotation()[row].double().numpy()
+    for block in range(int(towers.height[row])):
+        kind, size = int(towers.kind[row, block]), towers.size[row, block].tolist()
+        add_block(spec, kind, size, towers.position[row, block].tolist(), rotations[block])
+    return spec.compile()
+
+
+def empty_floor() -> Any:
+    """A `mujoco.MjSpec` with our settings and a floor, to which `add_block` adds blocks."""
     mujoco = mujoco_module()
     spec = mujoco.MjSpec()
     spec.option.timestep = TIMESTEP
@@ -98,27 +108,46 @@ def tower_model(towers: Towers, row: int) -> Any:
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     # MuJoCo 4's own collision detection now and then throws a lying cylinder off a standing one.
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
-    contact = {"solimp": [0.95, 0.99, 0.001, 0.5, 2], "condim": 6, "friction": [1, 0.005, 0.002]}
-    geom = mujoco.mjtGeom
-    spec.worldbody.add_geom(type=geom.mjGEOM_PLANE, size=[10, 10, 1], **contact)
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[10, 10, 1], **_CONTACT)
+    return spec
 
+
+def add_block(
+    spec: Any,
+    kind: int,
+    size: Sequence[float],
+    position: Sequence[float],
+    rotation: np.ndarray,
+    rolling: float = 0.002,
+) -> Any:
+    """Adds a free body of one block, and returns it.
+
+    Args:
+        spec: From `empty_floor`.
+        kind: `CUBOID` to `SPHERE`.
+        size: Half sizes, as `Towers` has them.
+        position: Of the centre.
+        rotation: `[3, 3]`, own axes to the world's.
+        rolling: Coefficient of rolling friction: what rolls comes to rest on slopes below this
+            divided by its radius.
+    """
+    mujoco = mujoco_module()
+    geom = mujoco.mjtGeom
     kinds = {
         CUBOID: geom.mjGEOM_BOX,
         CYLINDER: geom.mjGEOM_CYLINDER,
         LYING: geom.mjGEOM_CYLINDER,
         SPHERE: geom.mjGEOM_SPHERE,
     }
-    rotations = towers.rotation()[row].double().numpy()
-    for block in range(int(towers.height[row])):
-        kind, size = int(towers.kind[row, block]), towers.size[row, block].tolist()
-        if kind in (CYLINDER, LYING):
-            size = [size[0], size[2], 0]  # MuJoCo's cylinder is radius, half length
-        turn = np.empty(4)
-        mujoco.mju_mat2Quat(turn, rotations[block].ravel())
-        body = spec.worldbody.add_body(pos=towers.position[row, block].tolist(), quat=turn)
-        body.add_freejoint()
-        body.add_geom(type=kinds[kind], size=size, **contact)
-    return spec.compile()
+    if kind in (CYLINDER, LYING):
+        size = [size[0], size[2], 0]  # MuJoCo's cylinder is radius, half length
+    turn = np.empty(4)
+    mujoco.mju_mat2Quat(turn, rotation.ravel())
+    body = spec.worldbody.add_body(pos=position, quat=turn)
+    body.add_freejoint()
+    contact = _CONTACT | {"friction": [1, 0.005, rolling]}
+    body.add_geom(type=kinds[kind], size=size, **contact)
+    return body
 
 
 def _fall_time(model: Any, push: np.ndarray) -> float:
