@@ -8,6 +8,7 @@ Each row is a GENESIS of full size on its own, trained as `pretrain/run.py` trai
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import time
@@ -50,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
     parser.add_argument("--profile", action="store_true", help="name the kernels of a step")
+    parser.add_argument(
+        "--inductor",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of torch's compiler, to try",
+    )
     parser.add_argument("--top", type=positive_int, default=30, help="kernels to name")
     args = parser.parse_args(argv)
     measure(args, argv)
@@ -60,6 +68,7 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     from pretrain.config import Config
 
     device = prepare_device(args.device, args.threads)
+    set_up_compiler(args.inductor)
     precision = resolve_precision(args.precision, device)
     rows = []
     for slots in args.slots:
@@ -75,6 +84,22 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     save_result(
         "training_speed", {"rows": rows}, device=device, seed=0, folder=args.results_dir, argv=argv
     )
+
+
+def set_up_compiler(settings: Sequence[str]) -> None:
+    """Applies settings such as `combo_kernels=True` to torch's compiler."""
+    if not settings:
+        return
+    from torch._inductor import config
+
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            setattr(config, name, ast.literal_eval(value))
+        except (AttributeError, SyntaxError, ValueError):
+            raise ValueError(
+                f"--inductor takes NAME=VALUE as torch has them, not {setting!r}"
+            ) from None
 
 
 def build_engine(config: Config, device: torch.device, *, fused: bool = False) -> Engine:

@@ -57,3 +57,14 @@ def test_the_command_prints_speed_and_profile_and_saves_both(tmp_path, capsys, m
     assert row["families"]["convolution"] > 0
     assert row["fused"] is False
     assert (tmp_path / "training_speed.jsonl").exists()
+
+
+def test_settings_of_the_compiler_are_applied_or_refused_in_one_line():
+    from torch._inductor import config
+
+    with config.patch(combo_kernels=False):
+        training_speed.set_up_compiler(["combo_kernels=True"])
+        assert config.combo_kernels is True
+        for wrong in ("no_such_setting=1", "combo_kernels", "combo_kernels=yes"):
+            with pytest.raises(ValueError, match="--inductor takes NAME=VALUE"):
+                training_speed.set_up_compiler([wrong])
