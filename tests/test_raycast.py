@@ -326,12 +326,24 @@ def test_cuda_draws_what_the_cpu_draws(make, samples, fused):
 
 @GPU
 @pytest.mark.parametrize("kind", SOLIDS)
-def test_kernels_know_every_shape(kind):
+@pytest.mark.parametrize("fused", [True, False])
+def test_cuda_knows_every_shape(kind, fused):
     solid = (kind, (0.3, 0.3, 0.4), (0.2, 0.1, 0.4), GREEN, 1)
-    cpu, cuda = (
-        draw(solid, camera=looking((-3, 1, 2), (0, 0, 0.4)), light=1, device=device)
-        for device in ("cpu", "cuda")
-    )
+    scenes = scene(solid, camera=looking((-3, 1, 2), (0, 0, 0.4)), light=1)
+    cpu = Renderer(PLAIN).render(scenes, 65, 1)
+    cuda = Renderer(PLAIN, "cuda", fused=fused).render(scenes, 65, 1)
     assert (cpu.masks == cuda.masks.cpu()).float().mean() >= 0.999
     difference = (cpu.images.int() - cuda.images.cpu().int()).abs()
     assert (difference <= 1).float().mean() >= 0.999
+
+
+@GPU
+@pytest.mark.parametrize("fused", [True, False])
+def test_cuda_draws_any_number_of_scenes_of_any_size(fused):
+    renderer = Renderer(NOISE, "cuda", fused=fused)
+    for scenes, size, samples in ((towers(3), 19, 2), (rooms(3), 7, 3), (rooms(1), 1, 1)):
+        cpu = Renderer(NOISE).render(scenes, size, samples, depth=True)
+        cuda = renderer.render(scenes, size, samples, depth=True)
+        assert (cpu.images.int() - cuda.images.cpu().int()).abs().float().mean() < 0.5
+        assert (cpu.masks != cuda.masks.cpu()).sum() <= 1
+    assert renderer.render(towers(3)[:0], 8).images.shape == (0, 8, 8, 3)
