@@ -214,8 +214,9 @@ class BroadcastDecoder(nn.Module):
         activation: type[nn.Module] = nn.ELU,
     ):
         super().__init__()
+        self.activation = activation()
         # In place, so that the gradient needs its output, which the next layer keeps anyway.
-        self.activation = activation(inplace=True)
+        self.later_activation = activation(inplace=True)
         self.first = nn.Conv2d(latents + 2, width, kernel_size=3)
         self.later = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3) for _ in range(3))
         self.readout = Readout(width, channels)
@@ -235,5 +236,5 @@ class BroadcastDecoder(nn.Module):
         x = x + F.linear(z, by_latent.sum(dim=(2, 3)))[:, :, None, None]
         x = self.activation(x)
         for conv in self.later:
-            x = self.activation(conv(x))
+            x = self.later_activation(conv(x))
         return self.readout(x)

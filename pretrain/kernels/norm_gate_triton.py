@@ -21,7 +21,7 @@ _ELEMENTS = 2048  # in a tile
 _WARPS = 4
 _STAGES = 3  # tiles of a program that are under way at a time
 _ROUNDS = 8  # tiles of a program that only writes: what it knows of the channels is loaded once
-_PROGRAMS = 512  # of a pass that sums, so many that they fill a GPU: their sums are combined after
+_PROGRAMS = 396  # of a pass that sums: three to each of an H200's 132 multiprocessors, all at once
 _COLUMNS = 8  # that a program of a combining kernel handles: 32 bytes, the least that memory moves
 
 
