@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genesis_rl.inference.winograd import WinogradConv, untile
+from genesis_rl.inference.winograd import WinogradConv
 from genesis_rl.models.layers import GatedConv
 from genesis_rl.models.masks import stick_breaking
 
@@ -141,28 +141,26 @@ class LeanGatedConv(nn.Module):
         self.conv = LeanConv(layer.conv, dtype, weight, bias)
         self.winograd: WinogradConv | None = None
         if winograd and self.instance_norm is None and self.conv.suits_winograd:
-            self.winograd = WinogradConv(self.conv.weight, self.conv.bias)
+            self.winograd = WinogradConv(self.conv.weight)
 
     def forward(self, x: Tensor, operations: Operations) -> Tensor:
         """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
-        if self.winograd is not None:
-            return untile(F.glu(self.winograd(x), dim=2))
         if self.instance_norm is not None:
             return F.glu(self._normalised(x), dim=1).contiguous(memory_format=CHANNELS_LAST)
-        return operations.gate(self.conv(x, operations), self.conv.bias)
+        return operations.gate(self._convolved(x, operations), self.conv.bias)
 
     def to_logit(self, x: Tensor, operations: Operations, weight: Tensor, offset: Tensor) -> Tensor:
         """The same, with the channels contracted at once: float32 `[N, H', W']`."""
-        if self.winograd is not None:
-            gated = F.glu(self.winograd(x), dim=2)  # [N, 4, C, T, W]
-            logits = torch.matmul(weight, gated.flatten(start_dim=3)).view(
-                *gated.shape[:2], 1, *gated.shape[3:]
-            )
-            return untile(logits)[:, 0] + offset
         if self.instance_norm is not None:
             gated = F.glu(self._normalised(x), dim=1)
             return torch.matmul(gated.float().permute(0, 2, 3, 1), weight) + offset
-        return operations.gate_to_logit(self.conv(x, operations), self.conv.bias, weight, offset)
+        convolved = self._convolved(x, operations)
+        return operations.gate_to_logit(convolved, self.conv.bias, weight, offset)
+
+    def _convolved(self, x: Tensor, operations: Operations) -> Tensor:
+        if self.winograd is None:
+            return self.conv(x, operations)
+        return self.winograd(x, None if operations.add_bias else self.conv.bias)
 
     def _normalised(self, x: Tensor) -> Tensor:
         assert self.instance_norm is not None

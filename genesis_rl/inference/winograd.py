@@ -1,11 +1,13 @@
-"""5x5 convolutions on the CPU with 2.5 times fewer multiplications.
+"""5x5 convolutions on the CPU with 3.3 times fewer multiplications, as plain matrix products.
 
-Winograd's minimal filtering, in one dimension: four neighbouring outputs of a five-tap filter are
-eight products of linear combinations instead of twenty products. Applied to the rows of an image, a
-5x5 convolution becomes a grouped 1x5 convolution: eight groups, one a product, each on a quarter of
-the rows. In float32 the result is as exact as the direct one.
+Winograd's minimal filtering, in one dimension: eight neighbouring outputs of a five-tap filter are
+twelve products of linear combinations instead of forty products. Applied to the rows of an image,
+a 5x5 convolution becomes twelve 1x5 convolutions, one a product, each on an eighth of the rows.
 
-Shapes: N images, H x W pixels, C channels in and O out, T = H / 4 tiles of four rows.
+Images stay channels-last throughout, so each step is a matrix product on views and nothing is ever
+rearranged: rows are combined, five taps are five products that add up, rows are combined again.
+
+Shapes: N images, H x W pixels, C channels in and O out, T = H / 8 tiles of eight rows, P = 12.
 """
 
 from __future__ import annotations
@@ -14,63 +16,86 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_OUTPUTS, _TAPS = 4, 5
+_OUTPUTS, _TAPS = 8, 5
+_PADDING = _TAPS // 2
 _PRODUCTS = _OUTPUTS + _TAPS - 1
-# Where the interpolating polynomials are evaluated; the eighth point is infinity.
-_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+# Where the interpolating polynomials are evaluated; the last point is infinity. Rounding errors
+# depend on the choice: these came out best of a random search, a third below 0, 1/2, 1, 2, ...
+_POINTS = (0.0, 0.35, -0.35, 0.75, -0.75, 1.1, -1.1, 1.5, -1.5, 2.5, -2.5)
 
 
 class WinogradConv(nn.Module):
-    """A 5x5 convolution of stride 1 and padding 2, for float32 images whose H is a multiple of 4.
+    """A 5x5 convolution of stride 1 and padding 2, for float32 images.
 
     Args:
         weight: `[O, C, 5, 5]`.
-        bias: `[O]`.
     """
 
     filters: Tensor
-    bias: Tensor
     combine_inputs: Tensor
     combine_outputs: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor):
+    def __init__(self, weight: Tensor):
         super().__init__()
         outputs, taps, inputs = _matrices()
-        filters = torch.einsum("jh,oihw->joiw", taps, weight.detach().double()).float()
-        biases = torch.zeros(_PRODUCTS, len(bias))
-        # The product at the point 1 enters each of the four outputs once, and the bias with it.
-        biases[_POINTS.index(1.0)] = bias.detach()
-        self.register_buffer("filters", filters.flatten(end_dim=1).unsqueeze(2).contiguous())
-        self.register_buffer("bias", biases.flatten())
-        self.register_buffer("combine_inputs", inputs.float().view(_PRODUCTS, 1, _PRODUCTS, 1))
+        filters = torch.einsum("ph,oihw->wpio", taps, weight.detach().double())
+        self.register_buffer("filters", filters.float().contiguous())  # [5, P, C, O]
+        self.register_buffer("combine_inputs", inputs.float())
         self.register_buffer("combine_outputs", outputs.float())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `[N, C, H, W]` to `[N, 4, O, T, W]`, which `untile` puts in order.
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Maps `[N, C, H, W]` to `[N, O, H, W]`, both channels-last, and adds a bias `[O]`."""
+        count, _, height, width = x.shape
+        products = self._multiply(self._combine(x))  # [P, N * T * (W + 2), O]
+        channels = products.shape[-1]
+        tiles = products.view(_PRODUCTS, -1, (width + _PADDING) * channels)
+        tiles = tiles[:, :, : width * channels].transpose(0, 1)  # [N * T, P, W * O]
+        combine = self.combine_outputs.expand(len(tiles), -1, -1)
+        if bias is None:
+            rows = torch.bmm(combine, tiles)  # [N * T, 8, W * O]
+        else:
+            rows = torch.baddbmm(bias.repeat(width), combine, tiles)
+        return rows.view(count, -1, width, channels)[:, :height].permute(0, 3, 1, 2)
 
-        Whatever works pixel by pixel can be done before, so that fewer channels have to move.
+    def _combine(self, x: Tensor) -> Tensor:
+        """Returns combined rows one after the other, `[P, (N * T * (W + 2) + 4) * C]`.
+
+        Two zero pixels are before each row; the next row's are those behind it.
         """
         count, channels, height, width = x.shape
-        tiles = height // _OUTPUTS
-        # Every four rows, combine eight; as a convolution of one channel that takes one pass.
-        planes = x.contiguous().view(count * channels, 1, height, width)
-        combined = F.conv2d(planes, self.combine_inputs, stride=(_OUTPUTS, 1), padding=(2, 0))
-        combined = combined.view(count, channels, _PRODUCTS, tiles, width).transpose(1, 2)
-        grouped = combined.reshape(count, _PRODUCTS * channels, tiles, width)
-        products = F.conv2d(grouped, self.filters, self.bias, padding=(0, 2), groups=_PRODUCTS)
-        result = torch.matmul(self.combine_outputs, products.view(count, _PRODUCTS, -1))
-        return result.view(count, _OUTPUTS, -1, tiles, width)
+        rows = x.permute(0, 2, 3, 1).contiguous().view(count, height, width * channels)
+        tiles, margin = -(-height // _OUTPUTS), _PADDING * channels
+        pitch = width * channels + margin
+        combined = x.new_empty(_PRODUCTS, count * tiles * pitch + 2 * margin)
+        combined[:, -2 * margin :] = 0
+        by_row = combined[:, : -2 * margin].view(_PRODUCTS, count, tiles, pitch)
+        by_row[..., :margin] = 0
+        for tile in range(tiles):
+            start = tile * _OUTPUTS - _PADDING
+            first, last = max(start, 0), min(start + _PRODUCTS, height)
+            matrix = self.combine_inputs[:, first - start : last - start].expand(count, -1, -1)
+            out = by_row[:, :, tile, margin:].transpose(0, 1)  # [N, P, W * C]
+            torch.bmm(matrix, rows[:, first:last], out=out)
+        return combined
 
-
-def untile(tiled: Tensor) -> Tensor:
-    """Maps `[N, 4, O, T, W]` to channels-last `[N, O, H, W]`."""
-    return tiled.permute(0, 3, 1, 4, 2).flatten(1, 2).permute(0, 3, 1, 2)
+    def _multiply(self, combined: Tensor) -> Tensor:
+        """Convolves each of `_combine`'s rows with its filter: `[P, N * T * (W + 2), O]`."""
+        channels = self.filters.shape[2]
+        length = combined.shape[1] - 2 * _PADDING * channels
+        products = torch.empty(0)
+        for tap, filters in enumerate(self.filters):
+            pixels = combined[:, tap * channels :][:, :length].view(_PRODUCTS, -1, channels)
+            if tap == 0:
+                products = torch.bmm(pixels, filters)
+            else:
+                products.baddbmm_(pixels, filters)
+        return products
 
 
 def _matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """Returns A `[4, 8]`, G `[8, 5]` and B `[8, 8]`, in float64.
+    """Returns A `[8, P]`, G `[P, 5]` and B `[P, P]`, in float64.
 
-    `A @ ((G @ filter) * (B @ window))` are the four outputs for a window of eight inputs.
+    `A @ ((G @ filter) * (B @ window))` are the eight outputs for a window of twelve inputs.
     """
     outputs = torch.zeros(_OUTPUTS, _PRODUCTS, dtype=torch.float64)
     taps = torch.zeros(_PRODUCTS, _TAPS, dtype=torch.float64)
@@ -80,7 +105,7 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
         scale = 1.0
         for other in others:
             scale *= point - other
-        outputs[:, i] = torch.tensor([point**r for r in range(_OUTPUTS)])
+        outputs[:, i] = torch.tensor([point**r for r in range(_OUTPUTS)], dtype=torch.float64)
         taps[i] = torch.tensor([point**r / scale for r in range(_TAPS)], dtype=torch.float64)
         inputs[i, :-1] = _coefficients(others)
     outputs[-1, -1] = taps[-1, -1] = 1.0
