@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PROFILED_STEPS = 10
 # What a kernel belongs to, by its name; the first that fits counts.
 FAMILIES = {
-    "normalisation and gate": r"_sum_moments|_combine_|_normalise_and_gate|_s(um|pread)_gradients",
+    "normalisation and gate": r"^(sum_moments|combine_|normalise_and_gate|s(um|pread)_gradients)",
     "compiled": r"^triton_",
     "layout": r"nchwToNhwc|nhwcToNchw|[Tt]ranspose(?!d)|genericTranspose",
     "convolution": r"conv|cudnn|fprop|dgrad|wgrad|implicit|xmma",

@@ -104,12 +104,12 @@ def test_bfloat16_is_rounded_once_at_the_end(device):
 
 
 def test_more_tiles_than_programs_change_nothing(device, monkeypatch):
-    from pretrain.kernels import norm_gate_triton
+    from pretrain.kernels import norm_gate_passes
 
-    monkeypatch.setattr(norm_gate_triton, "_ELEMENTS", 256)
+    monkeypatch.setattr(norm_gate_passes, "_ELEMENTS", 256)
     case = Case((2, 8, 20, 17), device)  # 22 tiles, the last of them cut short
     expected = case.results(batch_norm_gate)
-    monkeypatch.setattr(norm_gate_triton, "_PROGRAMS", 5)
+    monkeypatch.setattr(norm_gate_passes, "_PROGRAMS", 5)
     deviations = largest_deviations(case.results(batch_norm_gate), expected)
     assert max(deviations.values()) < 1e-6, deviations
 

@@ -33,7 +33,7 @@ def test_a_profile_names_what_a_step_does():
 @pytest.mark.parametrize(
     ("kernel", "family"),
     [
-        ("_sum_gradients", "normalisation and gate"),
+        ("sum_gradients", "normalisation and gate"),
         ("triton_red_fused_convolution_backward_3", "compiled"),
         ("void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16>", "layout"),
         ("sm90_xmma_dgrad_implicit_gemm_bf16bf16", "convolution"),

@@ -34,11 +34,11 @@ def batch_norm_gate(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
 @torch.library.custom_op("genesis_rl::norm_gate", mutates_args=())
 def norm_gate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gated image, and mean and (biased) variance of each of x's channels."""
-    from pretrain.kernels import norm_gate_triton as kernels  # needs Triton, so only where it runs
+    from pretrain.kernels import norm_gate_passes as passes  # needs Triton, so only where it runs
 
     pixels = _pixels(x)
-    mean, variance = kernels.moments(pixels)
-    gated = kernels.gate(pixels, mean, variance, scale, shift, eps)
+    mean, variance = passes.moments(pixels)
+    gated = passes.gate(pixels, mean, variance, scale, shift, eps)
     return gated.permute(0, 3, 1, 2), mean, variance
 
 
@@ -53,10 +53,10 @@ def norm_gate_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of x, scale and shift for that of the gated image."""
-    from pretrain.kernels import norm_gate_triton as kernels
+    from pretrain.kernels import norm_gate_passes as passes
 
     parameters = (mean, variance, scale, shift, eps)
-    of_x, of_scale, of_shift = kernels.gate_backward(_pixels(upstream), _pixels(x), *parameters)
+    of_x, of_scale, of_shift = passes.gate_backward(_pixels(upstream), _pixels(x), *parameters)
     return of_x.permute(0, 3, 1, 2), of_scale, of_shift
 
 

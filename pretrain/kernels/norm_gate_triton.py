@@ -12,107 +12,12 @@ float32, whatever the tensors' type.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-_ELEMENTS = 2048  # in a tile
-_WARPS = 4
-_STAGES = 3  # tiles of a program that are under way at a time
-_ROUNDS = 8  # tiles of a program that only writes: what it knows of the channels is loaded once
-_PROGRAMS = 396  # of a pass that sums: three to each of an H200's 132 multiprocessors, all at once
-_COLUMNS = 8  # that a program of a combining kernel handles: 32 bytes, the least that memory moves
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance of every channel of `[N, H, W, 2 C]`, each `[2 C]`."""
-    channels = x.shape[-1]
-    rows, tiles, sizes = _tiles(x, channels)
-    programs = min(tiles, _PROGRAMS)
-    partial = x.new_empty(2, programs, channels, dtype=torch.float32)
-    mean, variance = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
-    rounds = triton.cdiv(tiles, programs)
-    _sum_moments[(programs,)](x, partial, rows, tiles, ROUNDS=rounds, **sizes)
-    _combine_moments[(triton.cdiv(channels, _COLUMNS),)](
-        partial,
-        mean,
-        variance,
-        rows,
-        tiles,
-        programs,
-        C=channels,
-        BLOCK=sizes["BLOCK"],
-        PROGRAMS=triton.next_power_of_2(programs),
-        COLUMNS=_COLUMNS,
-    )
-    return mean, variance
-
-
-def gate(
-    x: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> Tensor:
-    """Normalises `[N, H, W, 2 C]` and gates its halves: `[N, H, W, C]`."""
-    *shape, channels = x.shape
-    rows, tiles, sizes = _tiles(x, channels // 2)
-    out = x.new_empty(*shape, channels // 2)
-    rounds = min(_ROUNDS, triton.cdiv(tiles, _PROGRAMS))
-    _normalise_and_gate[(triton.cdiv(tiles, rounds),)](
-        x, mean, variance, scale, shift, out, rows, eps, ROUNDS=rounds, **sizes
-    )
-    return out
-
-
-def gate_backward(
-    upstream: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, scale and shift for that of the gated image."""
-    channels = x.shape[-1]
-    rows, tiles, sizes = _tiles(x, channels // 2)
-    programs = min(tiles, _PROGRAMS)
-    parameters = (mean, variance, scale, shift)
-    partial = x.new_empty(programs, 2 * channels, dtype=torch.float32)
-    d_scale, d_shift = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
-    rounds = triton.cdiv(tiles, programs)
-    _sum_gradients[(programs,)](
-        upstream, x, *parameters, partial, rows, tiles, eps, ROUNDS=rounds, **sizes
-    )
-    _combine_gradients[(triton.cdiv(2 * channels, _COLUMNS),)](
-        partial,
-        variance,
-        d_scale,
-        d_shift,
-        programs,
-        eps,
-        C2=channels,
-        PROGRAMS=triton.next_power_of_2(programs),
-        COLUMNS=_COLUMNS,
-    )
-    out = torch.empty_like(x)
-    rounds = min(_ROUNDS, rounds)
-    _spread_gradients[(triton.cdiv(tiles, rounds),)](
-        upstream, x, *parameters, d_scale, d_shift, out, rows, eps, ROUNDS=rounds, **sizes
-    )
-    return out, d_scale, d_shift
-
-
-def _tiles(x: Tensor, channels: int) -> tuple[int, int, dict[str, int]]:
-    """Returns rows and tiles of x, and the sizes of a tile of so many channels."""
-    padded = triton.next_power_of_2(channels)
-    block = max(_ELEMENTS // padded, 1)
-    rows = x.numel() // x.shape[-1]
-    sizes = {"C": channels, "PADDED": padded, "BLOCK": block, "STAGES": _STAGES}
-    return rows, triton.cdiv(rows, block), sizes | {"num_warps": _WARPS}
 
 
 @triton.jit
-def _sum_moments(
+def sum_moments(
     x_ptr,
     partial_ptr,
     rows,
@@ -151,7 +56,7 @@ def _sum_moments(
 
 
 @triton.jit
-def _combine_moments(
+def combine_moments(
     partial_ptr,
     mean_ptr,
     variance_ptr,
@@ -193,7 +98,7 @@ def _normalisation(mean_ptr, variance_ptr, scale_ptr, shift_ptr, channel, used, 
 
 
 @triton.jit
-def _normalise_and_gate(
+def normalise_and_gate(
     x_ptr,
     mean_ptr,
     variance_ptr,
@@ -208,6 +113,7 @@ def _normalise_and_gate(
     ROUNDS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
+    """Both halves normalised, the first gated by the second."""
     channel = tl.arange(0, PADDED)
     used = channel < C
     mean_h, factor_h, offset_h = _normalisation(
@@ -240,7 +146,7 @@ def _load(x_ptr, upstream_ptr, row, channel, inside, C: tl.constexpr):
 
 
 @triton.jit
-def _sum_gradients(
+def sum_gradients(
     upstream_ptr,
     x_ptr,
     mean_ptr,
@@ -292,7 +198,7 @@ def _sum_gradients(
 
 
 @triton.jit
-def _combine_gradients(
+def combine_gradients(
     partial_ptr,
     variance_ptr,
     d_scale_ptr,
@@ -328,7 +234,7 @@ def _correction(
 
 
 @triton.jit
-def _spread_gradients(
+def spread_gradients(
     upstream_ptr,
     x_ptr,
     mean_ptr,
