@@ -30,8 +30,10 @@ _NO_MEMORY = ("unable to find an engine", "ALLOC_FAILED", "out of memory")
 # Bytes of the largest activation on the CPU. More of it would leave the cache, and be asked of the
 # operating system afresh for each image. For the default model that is four masks at a time.
 _CPU_ACTIVATION = 9 << 19
-# Whose images share one pass over the two large matrices of the model, 42 MB.
-_CPU_CHUNK = 4
+# Whose images share one pass over the two large matrices of the model, 42 MB; fewer where their
+# activation would be too large a block for `_keep_freed_memory`.
+_CPU_CHUNK = 16
+_KEPT_BLOCK = 31 << 20
 
 
 class Runtime(abc.ABC):
@@ -108,8 +110,10 @@ class PlainRuntime(Runtime):
         if not isinstance(model, Genesis):
             network, chunk = FrozenModel(model, dtype), 16 if device.type == "cpu" else 256
         elif device.type == "cpu":
-            fitting = max(_CPU_ACTIVATION // (model.image_size**2 * 2 * model.config.width * 4), 1)
-            chunk = max(_CPU_CHUNK, fitting // (model.num_slots - 1))
+            activation = model.image_size**2 * 2 * model.config.width * 4
+            fitting = max(_CPU_ACTIVATION // activation, 1)
+            sharing = max(min(_CPU_CHUNK, _KEPT_BLOCK // activation), 1)
+            chunk = max(sharing, fitting // (model.num_slots - 1))
             winograd = dtype == torch.float32
             network = LeanGenesis(model, dtype=dtype, winograd=winograd, masks_at_once=fitting)
         else:
@@ -133,7 +137,7 @@ def _keep_freed_memory() -> None:
     By default glibc gives freed activations back to the operating system, and the next image needs
     them again. It keeps twice as much as the largest block below 32 MB that it has seen freed.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    torch.empty(_KEPT_BLOCK, dtype=torch.uint8)
 
 
 def open_runtime(model: SlotModel, device: torch.device, precision: str) -> Runtime:
