@@ -1,28 +1,16 @@
 """N episodes at once: dynamics, rewards and pictures are batched on one device."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.base import View, World, check_choice, check_render_mode, draw_key
-
-if TYPE_CHECKING:
-    from gymnasium.vector import AutoresetMode
-else:
-    try:
-        from gymnasium.vector import AutoresetMode
-    except ImportError:  # Gymnasium 1.0 has one mode, the first of these, and no name for it
-        from enum import Enum
-
-        AutoresetMode = Enum(
-            "AutoresetMode",
-            {"NEXT_STEP": "NextStep", "SAME_STEP": "SameStep", "DISABLED": "Disabled"},
-        )
 
 Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
