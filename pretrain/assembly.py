@@ -117,7 +117,13 @@ def pick_precision(config: Config, device: torch.device) -> Precision:
 
 
 def set_up_torch(config: Config, device: torch.device) -> None:
-    """Sets torch's global switches; to be called before CUDA has been used."""
+    """Sets torch's global switches; to be called before CUDA has been used.
+
+    Raises:
+        Stop: The device lacks what the configuration asks for (status 2).
+    """
+    if config.fused and device.type != "cuda":
+        raise Stop(2, f"--fused needs a CUDA GPU, but the device is {device}; leave it out")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.deterministic:
@@ -176,13 +182,14 @@ def build_objective(config: Config) -> nn.Module:
 
 
 def engine_options(config: Config) -> dict[str, Any]:
-    """Returns what an engine has to know about the optimisation, by the names of its arguments."""
+    """Returns what an engine has to know of the settings, by the names of its arguments."""
     return {
         "learning_rate": config.learning_rate,
         "betas": BETAS[config.optimiser],
         "schedule": learning_rate_schedule(config),
         "clip": config.gradient_clip,
         "average": config.weight_average,
+        "fused": config.fused,
     }
 
 

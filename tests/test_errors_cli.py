@@ -41,6 +41,12 @@ def test_cuda_asked_for_and_absent(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_kernels_asked_for_without_cuda(tmp_path, capsys):
+    flags = arguments(tmp_path / "run", device="cpu", fused=True)
+    fails(capsys, flags, 2, "--fused needs a CUDA GPU", "leave it out")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_dataset(tmp_path, capsys):
     flags = arguments(tmp_path / "run", dataset="multi_dsprits")
     lines = fails(capsys, flags, 2, "did you mean 'multi_dsprites'")
