@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -152,23 +152,21 @@ class Player:
             ended[t] = terminated[t] | truncated
             self.slots = self._look(agent, frames)
             if self.same_step and truncated.any():
-                rows = np.flatnonzero(truncated)
-                last = self.see(torch.stack([infos["final_obs"][i] for i in rows]))
-                cut_off.append((t, rows, agent.value(agent.normalise(last))))
+                cut = np.flatnonzero(truncated)
+                last = self.see(torch.stack([infos["final_obs"][i] for i in cut]))
+                cut_off.append((t, cut, agent.value(agent.normalise(last))))
             self.begins = ended[t] & (not self.same_step)
             self._score(rewards[t], ended[t], infos)
         slots, actions, log_probs, values = map(torch.stack, zip(*steps, strict=True))
         # Under next-step autoreset, the last frame of an episode is just the next one.
         following = torch.cat([values[1:], agent.value(self.slots)[None]])
-        for t, rows, value in cut_off:
-            following[t, rows] = value
-        gained, final, over, learn_from = (
-            torch.from_numpy(array).to(slots.device)
-            for array in (rewards, terminated, ended, np.flatnonzero(valid))
-        )
+        for t, cut, value in cut_off:
+            following[t, cut] = value
+        arrays = rewards, terminated, ended, np.flatnonzero(valid)
+        gained, final, over, rows = (torch.from_numpy(x).to(slots.device) for x in arrays)
         decay = config.discount, config.gae_lambda
         gains = advantages(values, following, gained, final, over, *decay)
-        return Rollout(slots, actions, log_probs, values, gains, learn_from)
+        return Rollout(slots, actions, log_probs, values, gains, rows)
 
     def _look(self, agent: Agent, frames: Any) -> Tensor:
         slots = self.see(frames)
@@ -281,7 +279,7 @@ def train(config: Config) -> list[dict[str, float]]:
         raise ValueError(f"{config.env_id} needs discrete actions, but has {actions}")
     agent = Agent(config.head, slots.shape[1], slots.shape[2], int(actions.n)).to(device)
     if config.restore:
-        agent.load_state_dict(safetensors.torch.load_file(config.restore))
+        restore(agent, config.restore)
     optimiser = torch.optim.Adam(agent.parameters(), config.learning_rate, eps=1e-5)
     player, lines, began = Player(envs, see), [], time.perf_counter()
     rollouts = math.ceil(config.steps / (config.rollout * config.num_envs))
@@ -304,24 +302,33 @@ def train(config: Config) -> list[dict[str, float]]:
     return lines
 
 
+def restore(agent: Agent, path: str) -> None:
+    """Takes the weights and moments of an agent that was trained on the same kind of slots."""
+    try:
+        agent.load_state_dict(safetensors.torch.load_file(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"--restore {path} is no agent for these slots and --head") from error
+
+
 def write(out: Path, agent: Agent, config: Config, lines: list[dict[str, float]]) -> None:
     """Writes the agent, with settings and log beside its weights, and draws the curve."""
     out.mkdir(parents=True, exist_ok=True)
     notes = {"config": json.dumps(asdict(config)), "log": json.dumps(lines)}
     replace_file(out / "agent.safetensors", safetensors.torch.save(agent.state_dict(), notes))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("drawing the curve needs matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([line["frames"] for line in lines], [line["success"] for line in lines], marker=".")
-    axes.set(xlabel="frames", ylabel="success of episodes in training", ylim=(0, 1))
-    axes.set_title(f"{config.env_id.split('/')[-1]}, {config.representation}, {config.head}")
+    axes.set(xlabel="frames", ylabel="success in training", ylim=(0, 1), title=config.env_id)
     figure.savefig(out / "curve.png", dpi=150)
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     """Reads the flags, one for each field of `Config`, and trains."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for field in fields(Config):
         kind = type(field.default)
         parser.add_argument(
