@@ -87,8 +87,10 @@ class StackTower:
         self.action_space = gym.spaces.Discrete(len(SIDEWAYS) * len(NEARER))
         self.device = usable_device(device)
         self.image_size, self.samples, self.num_objects = image_size, samples, num_objects
-        self.state_size = num_objects * _NUMBERS
-        self._renderer = _renderer(textures, self.device)
+        self.state_size = MAX_BLOCKS * _NUMBERS  # one size: agents can be tried on other towers
+        self._textures = textures
+        if textures is not None:
+            _renderer(textures, self.device)  # what is wrong with them shows at once
         self._camera, self._right = _cameras()
         self._palette = palette = torch.tensor(PALETTES[colours], dtype=torch.float32)
         self._threads = min(threads or os.cpu_count() or 1, num_scenes)
@@ -140,7 +142,7 @@ class StackTower:
 
     def frames(self, rows: Tensor | None = None) -> Frames:
         """Draws the towers of these rows, or all; masks number the blocks from the bottom."""
-        chosen = slice(None) if rows is None else rows.cpu()
+        chosen = slice(None) if rows is None else rows.cpu().numpy()
         plans = Plans(*(value[chosen] for value in self._plans))
         place = torch.from_numpy(self._position[chosen])
         turn = torch.from_numpy(self._rotation[chosen])
@@ -155,11 +157,12 @@ class StackTower:
         )
         stage = StackStage(plans.floor, plans.wall, plans.light)
         scene = SolidScene(solids, stage, self._camera[plans.view])
-        return Frames(*self._renderer.render(scene, self.image_size, self.samples)[:2])
+        renderer = _renderer(self._textures, self.device)
+        return Frames(*renderer.render(scene, self.image_size, self.samples)[:2])
 
     def state(self, rows: Tensor | None = None) -> Tensor:
-        """`[B, N * 17]`: what is seen of the blocks, from the bottom; 0 for those not in sight."""
-        chosen = slice(None) if rows is None else rows.cpu()
+        """`[B, 6 * 17]`: what is seen of the blocks, from the bottom; 0 for those not in sight."""
+        chosen = slice(None) if rows is None else rows.cpu().numpy()
         kind, size, colour = (
             getattr(self._plans, name)[chosen].numpy() for name in ("kind", "size", "colour")
         )
@@ -175,7 +178,8 @@ class StackTower:
         flags = np.stack([standing, (owners > 0) & ~standing], axis=-1)
         columns = [place, size, turn, colour, one_hot, flags]
         state = np.concatenate(columns, axis=-1).clip(0, 1) * (owners > 0)[..., None]
-        flat = state.astype(np.float32).reshape(len(state), -1)
+        flat = np.zeros((len(state), self.state_size), dtype=np.float32)
+        flat[:, : self.num_objects * _NUMBERS] = state.reshape(len(state), -1)
         return torch.from_numpy(flat).to(self.device)
 
     def _set_down(self, row: int, move: np.ndarray) -> bool:
@@ -261,11 +265,11 @@ class StackTowerEnv(SceneEnv):
     direction; half of a block's side is .35 to .6.
 
     ## Observation Space
-    `Box(0, 255, (64, 64, 3), uint8)`, RGB. With `observation="state"`, `Box(0, 1, (85,), float32)`:
-    17 numbers for every block from the bottom, 0 for those that are not in sight: centre (to the
-    right, away from the camera, up), half sizes, cosine and sine of twice its yaw, red, green,
+    `Box(0, 255, (64, 64, 3), uint8)`, RGB. With `observation="state"`, `Box(0, 1, (102,), float32)`:
+    17 numbers for each of six blocks from the bottom, 0 for those that are not in sight: centre (to
+    the right, away from the camera, up), half sizes, cosine and sine of twice its yaw, red, green,
     blue, kind (cuboid, standing cylinder, lying cylinder, sphere; one-hot), whether it has been set
-    down, and whether it hangs.
+    down, and whether it hangs. The size does not depend on `num_objects`.
 
     ## Rewards
     1 / (N - 1) for every block after which the tower stands, 1 in all for a complete tower of N

@@ -1,5 +1,7 @@
 """`StackTower`: rules by physics, pictures by the masks, many at once by single ones."""
 
+import hashlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_both_spellings_of_the_id_make_the_environment(name):
     env = gym.make(name)
     assert env.observation_space == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     assert env.action_space == gym.spaces.Discrete(20)
-    assert gym.make(name, **STATE).observation_space == gym.spaces.Box(0, 1, (85,), np.float32)
+    assert gym.make(name, **STATE).observation_space == gym.spaces.Box(0, 1, (102,), np.float32)
     assert envs.__name__ == "envs"
 
 
@@ -93,14 +95,14 @@ def test_the_next_block_hangs_above_the_tower_and_moves_as_the_camera_sees_it():
     state, _ = env.reset(seed=3)
     first, second = rows(state)[:2]
     np.testing.assert_array_equal(rows(state)[:, 15:].argmax(axis=1)[:2], [0, 1])
-    assert not state.reshape(5, 17)[2:].any()
+    assert not state.reshape(6, 17)[2:].any()
     assert second[2] - first[2] == pytest.approx(first[5] + 0.6 + second[5], abs=1e-5)
     move = stack_plans.MOVES[best_move(state)].numpy()
     after = rows(env.step(best_move(state))[0])
     np.testing.assert_allclose(after[1, :2], second[:2] + move, atol=0.01)
     assert after[1, 2] == pytest.approx(first[2] + first[5] + second[5], abs=0.01)
-    assert after[:, 15].tolist() == [1, 1, 0, 0, 0]
-    assert after[:, 16].tolist() == [0, 0, 1, 0, 0]
+    assert after[:, 15].tolist() == [1, 1, 0, 0, 0, 0]
+    assert after[:, 16].tolist() == [0, 0, 1, 0, 0, 0]
 
 
 def test_masks_show_every_block_where_the_state_says_and_in_its_colour():
@@ -132,19 +134,20 @@ def test_vector_and_single_environments_play_the_same_episodes(mode):
     sync = gym.make_vec(ID, 4, "sync", vector_kwargs={"autoreset_mode": mode}, **options)
     ours, theirs = native.reset(seed=5), sync.reset(seed=5)
     assert_same(ours, theirs)
-    ended = successes = 0
+    counts, successes = [], 0
     for step in range(8):
         states = ours[-1]["state"]
-        moves = [best_move(s) if (i + step) % 3 else worst_move(s) for i, s in enumerate(states)]
+        moves = [best_move(s) if i != step % 4 else worst_move(s) for i, s in enumerate(states)]
         ours, theirs = native.step(np.array(moves)), sync.step(np.array(moves))
         assert_same(ours, theirs)
         done = ours[2] | ours[3]
-        ended, successes = ended + done.sum(), successes + ours[-1]["is_success"].sum()
+        counts.append(done.sum())
+        successes += ours[-1]["is_success"].sum()
         if mode is AutoresetMode.DISABLED and done.any():
             ours, theirs = (e.reset(options={"reset_mask": done}) for e in (native, sync))
             assert_same(ours, theirs)
-    assert ended > 6
-    assert mode is AutoresetMode.SAME_STEP or 0 < successes < ended
+    assert {1} < set(counts), "one episode that ends alone, and several at once"
+    assert mode is AutoresetMode.SAME_STEP or 0 < successes < sum(counts)
 
 
 def assert_same(ours, theirs):
@@ -191,11 +194,18 @@ def test_plans_do_not_depend_on_their_batch_and_only_the_top_is_curved():
     assert plans.size.amax() <= 0.6
 
 
+def test_what_is_drawn_for_an_episode_is_that_of_version_0():
+    """A change here makes old results incomparable, so it needs a new version of the id."""
+    plans = draw_plans(torch.arange(300), 5, torch.tensor(PALETTES["all"]))
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in plans))
+    assert digest.hexdigest()[:16] == "af0c79aa0e15f0a7"
+
+
 def test_out_of_distribution_colours_are_unseen_in_training():
     assert not set(PALETTES["train"]) & set(PALETTES["ood"])
     for colours in ("train", "ood"):
         states, _ = make_vec(40, colours=colours, num_objects=2, **STATE).reset(seed=0)
-        seen = {tuple(row[8:11]) for state in states for row in rows(state)}
+        seen = {tuple(row[8:11]) for state in states for row in rows(state)[:2]}
         assert seen == set(PALETTES[colours])
 
 
@@ -243,11 +253,12 @@ def test_the_specification_survives_json():
         ({"image_size": 8}, "image_size needs to be at least 16 pixels, but got 8"),
         ({"samples": 5}, "samples needs to be 1, 2 or 3 rays, but got 5"),
         ({"threads": 0}, "threads needs to be at least 1, but got 0"),
+        ({"textures": "nowhere"}, "floor/001.png to wall/006.png in nowhere"),
         ({"device": "cuda:99"}, "device is 'cuda:99', but PyTorch .* finds"),
     ],
 )
 def test_a_mistake_in_the_options_is_answered_in_one_line(options, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         make(**options)
     assert "\n" not in str(error.value)
 
