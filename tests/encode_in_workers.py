@@ -8,9 +8,9 @@ import time
 
 import torch
 from gymnasium.vector import AsyncVectorEnv
-from toys import Scribble
 
 from genesis_rl import GenesisEncoder, GenesisObsWrapper
+from toys import Scribble
 
 CHECKPOINT, DEVICE, CONTEXT, HISTORY = sys.argv[1:]
 

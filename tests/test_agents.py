@@ -19,12 +19,12 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
 )
-from toys import Counter, counters, mean_colour, tiny_checkpoint
 
 from genesis_rl import GenesisObsWrapper, GenesisVecEnvWrapper, GenesisVectorObsWrapper
 from genesis_rl.agents import load_agent
 from genesis_rl.checkpoint import checkpoint_sha256
 from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
+from toys import Counter, counters, mean_colour, tiny_checkpoint
 
 make = functools.partial(Counter, size=32)
 

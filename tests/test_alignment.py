@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from toys import gpu
 
 from genesis_rl.alignment import MAX_SLOTS, SlotAligner, assign
+from toys import gpu
 
 
 def shuffled(latents, seed=0):

@@ -12,12 +12,12 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Scribble, mean_colour, same_observation, tiny_checkpoint
 
 from genesis_rl import GenesisObsWrapper, GenesisVectorObsWrapper
 from genesis_rl.encoder import GenesisEncoder, register_encoder
 from genesis_rl.pictures import render_slots
 from genesis_rl.wrappers.sb3 import GenesisVecEnvWrapper
+from toys import Scribble, mean_colour, same_observation, tiny_checkpoint
 
 MODES = list(AutoresetMode)
 SLOTS, STEPS = 4, 40

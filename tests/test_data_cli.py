@@ -9,9 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from recipes import Noise
-from test_gqn import write_set
-from test_shapestacks import ROLLS, STABLE, TESTED, TOPPLES, add_masks, picture, save
 
 from pretrain.data import lookalike
 from pretrain.data.__main__ import main
@@ -19,6 +16,9 @@ from pretrain.data.generate import generate
 from pretrain.data.multi_dsprites import MultiDsprites
 from pretrain.data.record_file import RecordFile
 from pretrain.data.show import CELL, contact_sheet
+from recipes import Noise
+from test_gqn import write_set
+from test_shapestacks import ROLLS, STABLE, TESTED, TOPPLES, add_masks, picture, save
 
 ROOT = Path(__file__).parent.parent
 FILE = "rooms_ring_camera/train/2-of-4.tfrecord"

@@ -15,10 +15,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from toys import frames, tiny_checkpoint, tiny_model
 
 from genesis_rl import GenesisEncoder
 from genesis_rl.inference.network import LeanGenesis
+from toys import frames, tiny_checkpoint, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from toys import frames, gpu, tiny_checkpoint
 
 from genesis_rl import GenesisEncoder
+from toys import frames, gpu, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

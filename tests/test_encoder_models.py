@@ -5,13 +5,13 @@ Numbers of checks are those of the wrapper contract.
 
 import pytest
 import torch
-from toys import frames, gpu, mean_colour, tiny_checkpoint
 
 from genesis_rl import GenesisEncoder, save_checkpoint
 from genesis_rl.encoder import ObjectEncoder, open_encoder
 from genesis_rl.models.genesis_s import GenesisS, GenesisSConfig
 from genesis_rl.models.monet import Monet, MonetConfig
 from genesis_rl.models.vae import BdVae, DcVae, VaeConfig
+from toys import frames, gpu, mean_colour, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

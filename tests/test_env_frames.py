@@ -3,7 +3,6 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from runs import arguments
 
 from genesis_rl.wrappers.frames import FrameFormat
 from pretrain.config import parse_arguments
@@ -11,6 +10,7 @@ from pretrain.data import cache, load, parse_name
 from pretrain.data.cache import read_manifest
 from pretrain.data.env_frames import EnvFrames
 from pretrain.run import main
+from runs import arguments
 
 
 class Clock(gym.Env):

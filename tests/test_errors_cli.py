@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from runs import arguments, finish, metrics, start, wait_for_step
 
 from genesis_rl.checkpoint import load_checkpoint
 from pretrain.run import main
+from runs import arguments, finish, metrics, start, wait_for_step
 
 
 def fails(capsys, flags, status, *words):

@@ -20,11 +20,11 @@ from gymnasium.vector.utils import batch_space
 from safetensors import safe_open
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.env_util import make_vec_env
-from toys import tiny_checkpoint
 
 from genesis_rl import GenesisObsWrapper
 from genesis_rl.wrappers.frames import FrameFormat
 from pretrain.config import parse_arguments
+from toys import tiny_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 MODES = ["NextStep", "SameStep"]

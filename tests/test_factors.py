@@ -2,10 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from plain_data import Plain, greys
 
 from benchmarks.factors import ABSENT, only, read_labelled
 from envs.rooms import draw_rooms
+from plain_data import Plain, greys
 from pretrain import data
 
 

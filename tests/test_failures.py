@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
-from toys import Counter, mean_colour
 
 from genesis_rl import GenesisVecEnvWrapper, GenesisVectorObsWrapper
+from toys import Counter, mean_colour
 
 
 class Breaks(Counter):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from test_engine import differing, learnt, make
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from plain_data import Plain, greys
 
 from benchmarks import controls, factor_features, fid, inception
 from benchmarks.common import run_cli
@@ -14,6 +13,7 @@ from benchmarks.factor_features import FEATURES, METRIC, Recipe
 from benchmarks.feature_space import FeatureSpace, describe, find_inception
 from benchmarks.frechet import frechet_distance
 from benchmarks.reference import dataset_images
+from plain_data import Plain, greys
 from pretrain import data
 
 CPU = torch.device("cpu")

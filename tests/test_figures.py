@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import tiny_model
 
 from benchmarks import figures, sheets
 from genesis_rl import GenesisConfig, save_checkpoint
@@ -30,6 +29,7 @@ from genesis_rl.models.genesis_s import GenesisS, GenesisSConfig
 from genesis_rl.models.monet import Monet, MonetConfig
 from genesis_rl.models.vae import BdVae, DcVae, VaeConfig
 from genesis_rl.pictures import PALETTE
+from toys import tiny_model
 
 VAE = VaeConfig(image_size=32, latents=5, width=4)
 MODELS = {

@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import KINDS, laid_out
 
 from genesis_rl.wrappers.frames import FrameFormat, resize
 from genesis_rl.wrappers.latents import frame_format
+from toys import KINDS, laid_out
 
 
 def pixels(count=3, height=16, width=16, seed=0):

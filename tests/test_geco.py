@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from released_weights import fixture
 
 from benchmarks.geco_dynamics import SKILL, simulate
 from genesis_rl import Geco
 from genesis_rl.losses.geco import BetaWarmup
+from released_weights import fixture
 
 
 @pytest.mark.parametrize("trace", fixture("geco")["geco"], ids=lambda trace: str(trace["seed"]))

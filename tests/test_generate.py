@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from damage import corruptions
-from recipes import Noise
 
+from damage import corruptions
 from pretrain.data.generate import generate
 from pretrain.data.gqn import Gqn
 from pretrain.data.manifest import JOURNAL, MARKER
 from pretrain.data.record_file import RecordFile
 from pretrain.data.tfrecord import RecordError, read_records
+from recipes import Noise
 
 ROOT = Path(__file__).parent.parent
 SECOND = "rooms_ring_camera/train/2-of-4.tfrecord"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import arguments
 
 from pretrain.config import parse_arguments
 from pretrain.data import load
@@ -21,6 +20,7 @@ from pretrain.data.pixels import decode_rgb
 from pretrain.data.record_file import RecordFile
 from pretrain.data.tfrecord import RecordError, read_records, write_records
 from pretrain.run import main
+from runs import arguments
 
 SAMPLES = os.environ.get("GENESIS_RL_SAMPLES")
 GENUINE = Path(SAMPLES or "") / "gqn_shepard_metzler_raw"

@@ -2,12 +2,12 @@ import hashlib
 
 import pytest
 import torch
-from released_weights import released_state_dict
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inception
 from benchmarks.inception import Inception, from_state_dict
 from genesis_rl.inference.cuda import precision_of
+from released_weights import released_state_dict
 
 
 @pytest.fixture(scope="module")

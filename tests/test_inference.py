@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import frames, tiny_model
 
 from genesis_rl.inference.cuda import plan, precision_of
 from genesis_rl.inference.layers import PlainOperations
 from genesis_rl.inference.runtime import PlainRuntime
 from genesis_rl.inference.winograd import WinogradConv
+from toys import frames, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_raycast import GREEN, NOISE, PLAIN, looking, rooms, scene, towers
 
 from envs.raycast import Renderer
 from envs.solids import SOLIDS
+from test_raycast import GREEN, NOISE, PLAIN, looking, rooms, scene, towers
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 here = pytest.mark.skipif(not INTERPRETED, reason="runs in test_the_kernels_agree...")

@@ -1,13 +1,13 @@
 """Look-alikes: made where nobody has the data, once, as large as asked for and no larger."""
 
 import pytest
-from runs import arguments, metrics, weights_sha256
 
 from pretrain.data import generate as generating
 from pretrain.data import load, lookalike
 from pretrain.data.make_shapestacks import divide
 from pretrain.data.verify import verify
 from pretrain.run import main as pretrain
+from runs import arguments, metrics, weights_sha256
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import ROOT, TINY, arguments, exact, metrics, wait_for_step
 
 from genesis_rl.checkpoint import load_checkpoint
 from pretrain import many
 from pretrain.config import build
 from pretrain.run import main as train
 from pretrain.study import STUDIES, Run, progress, read_runs
+from runs import ROOT, TINY, arguments, exact, metrics, wait_for_step
 
 STEPS = 40
 TINY_KEYS = {name.replace("-", "_"): value for name, value in TINY.items() if name != "device"}

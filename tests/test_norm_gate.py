@@ -11,13 +11,13 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engine import make, run
 from torch import nn
 
 from genesis_rl.models.gates import batch_norm_gate as plain_gate
 from genesis_rl.models.genesis import Genesis, GenesisConfig
 from pretrain.kernels import use_kernels
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
+from test_engine import make, run
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # must be set before Triton is imported
 

@@ -18,9 +18,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import KINDS, Counter, Scribble, gpu, mean_colour, rollout, tiny_checkpoint, wrapped
 
 from genesis_rl import GenesisObsWrapper
+from toys import KINDS, Counter, Scribble, gpu, mean_colour, rollout, tiny_checkpoint, wrapped
 
 SPRITES = "envs:GenesisRL/SpriteGoal-v0"
 

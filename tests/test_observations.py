@@ -11,6 +11,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+
+from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVectorObsWrapper, save_checkpoint
 from toys import (
     Counter,
     Scribble,
@@ -22,8 +24,6 @@ from toys import (
     tiny_model,
     wrapped,
 )
-
-from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVectorObsWrapper, save_checkpoint
 
 
 @pytest.fixture(scope="module")

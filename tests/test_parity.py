@@ -5,13 +5,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from released_weights import fixture, fixture_images, released_state_dict
 from torch import Tensor
 from torch.func import functional_call
 
 from genesis_rl import load_released_checkpoint
 from genesis_rl.models.slots import Inference, SlotModel
 from genesis_rl.released import translate
+from released_weights import fixture, fixture_images, released_state_dict
 
 RECORDS = {
     "Genesis": fixture("genesis_K5_s11"),

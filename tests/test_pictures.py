@@ -6,7 +6,6 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import KINDS, Scribble, laid_out, mean_colour, tiny_checkpoint, tiny_model
 
 from genesis_rl import (
     GenesisEncoder,
@@ -17,6 +16,7 @@ from genesis_rl import (
 )
 from genesis_rl.models.genesis import Decomposition
 from genesis_rl.pictures import PALETTE, decomposition_picture, slot_colours, tile
+from toys import KINDS, Scribble, laid_out, mean_colour, tiny_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="module")

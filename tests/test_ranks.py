@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, TINY, arguments, exact, finish, metrics, wait_for_step, weights_sha256
-from train_in_ranks import BAD_STEP, STEPS, everything
 
 from pretrain.assembly import pick_device
 from pretrain.engine import Engine
@@ -21,6 +19,8 @@ from pretrain.ranks import Ranks, join, meet
 from pretrain.run import main
 from pretrain.signals import Agreement, Signals
 from pretrain.state import Stop
+from runs import ROOT, TINY, arguments, exact, finish, metrics, wait_for_step, weights_sha256
+from train_in_ranks import BAD_STEP, STEPS, everything
 
 
 def free_port():

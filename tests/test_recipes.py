@@ -5,11 +5,11 @@ import math
 
 import cv2
 import pytest
-from runs import arguments, metrics
 
 from benchmarks import recipes
 from pretrain.config import build
 from pretrain.run import main as train
+from runs import arguments, metrics
 
 
 def write_run(root, name, *, rate=10.0, ari=0.1, beta=0.5, points=4, **settings):

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from released_weights import fixture, released_state_dict
 
 from genesis_rl import Genesis, load_released_checkpoint
+from released_weights import fixture, released_state_dict
 
 SHAPES = fixture("genesis_K5_s11")["state_dict_shapes"]
 OTHERS = ["genesis_s_K5_s12", "monet_K5_s13", "dc_vae_K1_s14", "bd_vae_K1_s15"]

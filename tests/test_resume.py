@@ -8,12 +8,12 @@ import time
 
 import pytest
 import torch
-from damage import corruptions
-from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
 
+from damage import corruptions
 from pretrain import state as saving
 from pretrain.run import main
 from pretrain.state import load_state, save_state
+from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
 
 LONG = {"steps": 60, "checkpoint_every": 10}
 

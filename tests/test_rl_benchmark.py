@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rl_rows import ENV, FLAGS, TINY, tiny_genesis, tiny_vae
 
 import envs  # noqa: F401
 from benchmarks import rl, rl_playing
 from genesis_rl.heads import HEADS
+from rl_rows import ENV, FLAGS, TINY, tiny_genesis, tiny_vae
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
-from rl_rows import CPU, ENV, TINY, tiny_genesis, tiny_vae
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs  # noqa: F401
 from benchmarks import rl_playing, rl_report, rl_training
 from benchmarks.rl_playing import EVALUATION_SEED
 from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
+from rl_rows import CPU, ENV, TINY, tiny_genesis, tiny_vae
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from episodes import assert_lost, assert_solved
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
 from envs.room_reach import CLEARANCE, GAP, REACH, RoomReachEnv, scatter
+from episodes import assert_lost, assert_solved
 
 ID = "GenesisRL/RoomReach-v0"
 AWAY, LEFT, TOWARDS, RIGHT = range(4)

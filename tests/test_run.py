@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from runs import ROOT, arguments, exact, metrics
 
 from genesis_rl.checkpoint import load_checkpoint, read_config
 from pretrain import export
 from pretrain.engine import Engine
 from pretrain.run import main
+from runs import ROOT, arguments, exact, metrics
 
 PICTURES = ("decomposition", "samples")
 GOLDEN = [2148.250244140625, 2091.7607421875, 2051.363037109375]

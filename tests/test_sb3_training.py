@@ -10,9 +10,9 @@ import pytest
 import torch
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
-from toys import counters, scribbles, tiny_checkpoint
 
 from genesis_rl import GenesisEncoder, GenesisVecEnvWrapper
+from toys import counters, scribbles, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

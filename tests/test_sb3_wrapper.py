@@ -22,9 +22,9 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     VecTransposeImage,
 )
-from toys import Scribble, assert_close, counters, mean_colour, scribbles, tiny_checkpoint
 
 from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVecEnvWrapper
+from toys import Scribble, assert_close, counters, mean_colour, scribbles, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

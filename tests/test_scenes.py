@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import corruptions
 
+from damage import corruptions
 from pretrain.data import record_file, scenes
 from pretrain.data.example import build_example
 from pretrain.data.record_file import Block, RecordFile

@@ -2,13 +2,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from toys import tiny_checkpoint
 
 from benchmarks import slot_identity
 from benchmarks.common import read_lines
 from benchmarks.crossing import crossing
 from benchmarks.report_speed import identity_section
 from benchmarks.slot_identity import Film, best_numbers, exact_film, owners, score, switch_rate
+from toys import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from episodes import assert_lost, assert_solved
 from gymnasium.utils.env_checker import check_env
-from sprite_plans import blue_square, reach, rows
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
 from envs.sprite_goal import SpriteGoalEnv
 from envs.sprites import CLEARANCE, COLOURS, GAP, TARGET, clear_places, scatter_apart
+from episodes import assert_lost, assert_solved
+from sprite_plans import blue_square, reach, rows
 
 ID = "GenesisRL/SpriteGoal-v0"
 UP, LEFT, DOWN, RIGHT = range(4)

@@ -5,15 +5,15 @@ import hashlib
 import gymnasium as gym
 import numpy as np
 import pytest
-import sprite_plans
 import torch
 from gymnasium.utils.env_checker import check_env
-from sprite_plans import rows
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs  # noqa: F401  registers the ids
+import sprite_plans
 from envs.sprite_push import CORNER, GOAL, SpritePush, SpritePushEnv
 from envs.sprites import COLOURS, TARGET
+from sprite_plans import rows
 
 GOAL_TASK = "GenesisRL/SpriteGoal-v0"
 PUSH = "GenesisRL/SpritePush-v0"

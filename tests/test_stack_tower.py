@@ -5,16 +5,16 @@ import hashlib
 import gymnasium as gym
 import numpy as np
 import pytest
-import stack_plans
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
-from stack_plans import best_move, rows
 
 import envs
+import stack_plans
 from envs.stack_tower_plan import PALETTES, draw_plans
 from envs.tower_blocks import CUBOID, CYLINDER, LYING, SPHERE
+from stack_plans import best_move, rows
 
 ID = "GenesisRL/StackTower-v0"
 STATE = {"observation": "state"}

@@ -8,8 +8,8 @@ import struct
 import google_crc32c
 import numpy as np
 import pytest
-from damage import corruptions
 
+from damage import corruptions
 from pretrain.data.example import BytesList, build_example, parse_example
 from pretrain.data.record_file import RecordFile
 from pretrain.data.tfrecord import (

@@ -7,9 +7,6 @@ import inspect
 
 import pytest
 import torch
-from runs import arguments, exact, metrics, start, wait_for_step, weights_sha256
-from test_assembly import TINY
-from test_engine import CPU_AND_CUDA, differing, learnt, make, run
 
 from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
 from genesis_rl.losses.geco import Geco
@@ -20,6 +17,9 @@ from pretrain.engine import Engine
 from pretrain.run import main
 from pretrain.state import load_state
 from pretrain.strict_yaml import load_yaml
+from runs import arguments, exact, metrics, start, wait_for_step, weights_sha256
+from test_assembly import TINY
+from test_engine import CPU_AND_CUDA, differing, learnt, make, run
 
 
 @pytest.mark.parametrize("model", MODELS)

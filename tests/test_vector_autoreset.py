@@ -8,9 +8,9 @@ import functools
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from toys import Counter, assert_close, mean_colour, staggered, tiny_checkpoint
 
 from genesis_rl import GenesisObsWrapper, GenesisVectorObsWrapper
+from toys import Counter, assert_close, mean_colour, staggered, tiny_checkpoint
 
 MODES = list(AutoresetMode)
 STEPS = 50

@@ -14,9 +14,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Counter, Scribble, mean_colour, same_observation, staggered, tiny_checkpoint
 
 from genesis_rl import GenesisVectorObsWrapper
+from toys import Counter, Scribble, mean_colour, same_observation, staggered, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

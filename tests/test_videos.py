@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, VecVideoRecorder
-from toys import Scribble, mean_colour
 
 from genesis_rl import GenesisObsWrapper, GenesisVecEnvWrapper
+from toys import Scribble, mean_colour
 
 CLIP = "moviepy.video.io.ImageSequenceClip"
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import Counter, Scribble, gpu, tiny_checkpoint
 
 from genesis_rl import GenesisObsWrapper, GenesisVecEnvWrapper, GenesisVectorObsWrapper
+from toys import Counter, Scribble, gpu, tiny_checkpoint
 
 HERE = Path(__file__).parent
 

@@ -16,10 +16,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-from toys import Counter, Scribble, counters, gpu, mean_colour, tiny_checkpoint
 
 from genesis_rl import GenesisVecEnvWrapper, GenesisVectorObsWrapper
 from genesis_rl.wrappers.latents import LatentOptions, latent_space
+from toys import Counter, Scribble, counters, gpu, mean_colour, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

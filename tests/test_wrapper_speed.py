@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from rl_rows import tiny_genesis
 
 from benchmarks import wrapper_speed
+from rl_rows import tiny_genesis
 
 
 @pytest.fixture(scope="module")
