@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=positive_int, default=12_288, help="of PPO")
     parser.add_argument("--num-envs", type=positive_int, default=8)
     parser.add_argument("--episodes", type=positive_int, default=50, help="of an evaluation")
-    parser.add_argument("--pictures", type=positive_int, default=40, help="of the film")
+    parser.add_argument("--pictures", type=positive_int, default=40, help="of the film, at least")
     parser.add_argument("--device", default="auto", help="of the encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/third_party"))
     args = parser.parse_args(argv)
