@@ -173,11 +173,11 @@ def test_slots_are_learnt_from_and_an_agent_is_restored(tmp_path):
         ppo.main([*again, "--head", "mlp"])
 
 
-def test_no_frame_and_no_slot_comes_to_the_host(monkeypatch, tmp_path):
-    config = ppo.Config(num_envs=8, rollout=4, device="cpu", out=str(tmp_path))
-    device = torch.device("cpu")
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_no_frame_and_no_slot_comes_to_the_host(where, monkeypatch):
+    config, device = ppo.Config(num_envs=8, rollout=4), torch.device(where)
     envs, see = ppo.make_envs(config, device), ppo.make_sight(config, device)
-    agent, moved = ppo.Agent("mlp", 5, 80, 4), []
+    agent, moved = ppo.Agent("mlp", 5, 80, 4).to(device), []
     see(envs.reset(seed=0)[0])  # loads the weights
 
     def watched(name):
