@@ -54,7 +54,7 @@ class StackTower:
         num_objects: Blocks of the complete tower, 2 to 6; one stands at first.
         colours: Of the blocks: "train", those of ShapeStacks, "ood", those between them, or "all".
         image_size: Height and width of the pictures.
-        samples: Rays per pixel in each direction; 1 is faster, 2 looks like the data set.
+        samples: Rays per pixel in each direction; 1 is faster, 2 looks more like the data set.
         textures: ShapeStacks' own `mjcf/textures`; procedural look-alikes unless given.
         device: Where pictures are drawn. Blocks fall on the CPU.
         threads: How many towers are simulated at a time; as many as there are cores unless given.
@@ -67,7 +67,7 @@ class StackTower:
         num_objects: int = 5,
         colours: Literal["train", "ood", "all"] = "train",
         image_size: int = 64,
-        samples: int = 2,
+        samples: int = 1,
         textures: str | None = None,
         device: torch.device | str = "cpu",
         threads: int | None = None,
@@ -265,11 +265,12 @@ class StackTowerEnv(SceneEnv):
     direction; half of a block's side is .35 to .6.
 
     ## Observation Space
-    `Box(0, 255, (64, 64, 3), uint8)`, RGB. With `observation="state"`, `Box(0, 1, (102,), float32)`:
-    17 numbers for each of six blocks from the bottom, 0 for those that are not in sight: centre (to
-    the right, away from the camera, up), half sizes, cosine and sine of twice its yaw, red, green,
-    blue, kind (cuboid, standing cylinder, lying cylinder, sphere; one-hot), whether it has been set
-    down, and whether it hangs. The size does not depend on `num_objects`.
+    `Box(0, 255, (64, 64, 3), uint8)`, RGB. With `observation="state"`,
+    `Box(0, 1, (102,), float32)`: 17 numbers for each of six blocks from the bottom, 0 for those
+    that are not in sight: centre (to the right, away from the camera, up), half sizes, cosine and
+    sine of twice its yaw, red, green, blue, kind (cuboid, standing cylinder, lying cylinder,
+    sphere; one-hot), whether it has been set down, and whether it hangs. The size does not depend
+    on `num_objects`.
 
     ## Rewards
     1 / (N - 1) for every block after which the tower stands, 1 in all for a complete tower of N
@@ -291,7 +292,8 @@ class StackTowerEnv(SceneEnv):
     * `num_objects` (5): blocks of the complete tower, 2 to 6.
     * `colours` ("train"): "train", ShapeStacks' six, "ood", six between them that it does not have,
       or "all". Blocks of a tower differ.
-    * `image_size` (64), `samples` (2): pixels, and rays per pixel in each direction; 1 is faster.
+    * `image_size` (64), `samples` (1): pixels, and rays per pixel in each direction; 2 is slower,
+      without jagged edges, and nearer to what an encoder of the data set has seen.
     * `textures` (None): ShapeStacks' own `mjcf/textures`; procedural look-alikes unless given.
     * `observation` ("pixels"): or "state", the true factors, as an upper baseline.
     * `info_masks` (False): put the instance masks, `[H, W]` uint8, into `info["masks"]`: 0 the

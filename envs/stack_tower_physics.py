@@ -25,8 +25,8 @@ REST = 0.01
 SECONDS = 2.0
 """Longest that a block is waited for; what has not come down until then stands."""
 
-_CHECK_EVERY = 10  # steps
-_AT_LEAST = 3  # checks: a block that is let go begins at rest
+_CHECK_EVERY = 5  # steps
+_AT_LEAST = 4  # checks: a block that is let go begins at rest
 _AWAY = 50.0
 _ARENA = 1 << 20  # bytes for contacts; MuJoCo's default takes longer to allocate than a compile
 

@@ -6,13 +6,14 @@ multiplications, so that neither batch nor device changes a bit.
 Shapes: B episodes, N blocks in each, the lowest first.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from envs.counter_rng import bits, integers, without_repeats
-from envs.tower_blocks import CUBOID, CYLINDER, LYING, SPHERE
+from envs.tower_blocks import CUBOID, LYING
 
 PALETTES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "train": ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1)),
@@ -69,22 +70,20 @@ def draw_plans(keys: Tensor, count: int, palette: Tensor) -> Plans:
         count: N.
         palette: `[C, 3]` colours, at least N.
     """
-    draws = bits(keys, 6 + 8 * count)
-    room, each = draws[:, :6], draws[:, 6:].unflatten(1, (count, 8))
-    kind = integers(each[..., 0], 2)  # `CUBOID` or `CYLINDER`
-    kind[:, -1] = integers(each[:, -1, 0], 4)
-    yaw = integers(each[..., 4], 360) * ((kind == CUBOID) | (kind == LYING))
-    left = torch.arange(len(palette), len(palette) - count, -1, device=keys.device)
-    view, floor, wall, light = (
-        integers(room[:, k], high) for k, high in enumerate((VIEWS, _FLOORS, _WALLS, _LIGHTS))
-    )
+    highs, low, step = _ranges(count, len(palette))
+    draws = integers(bits(keys, len(highs)), highs)
+    room, each = draws[:, :4], draws[:, 6:].unflatten(1, (count, 8))
+    kind, yaw, colour = each[..., :3].unbind(-1)
+    place = low + draws.double() * step  # what is not a whole number
+    lengths = place[:, 6:].unflatten(1, (count, 8))[..., 3:]
+    view, floor, wall, light = room.unbind(-1)
     return Plans(
         kind=kind,
-        size=_half_sizes(kind, each[..., 1:4]),
-        yaw=yaw,
-        colour=palette[without_repeats(integers(each[..., 5], left))],
-        spot=torch.stack([_between(SPOT[k], room[:, 4 + k]) for k in range(2)], dim=-1),
-        hangs=torch.stack([_between(HANGS[k], each[..., 6 + k]) for k in range(2)], dim=-1),
+        size=lengths[..., :3].gather(-1, _SIZE_FROM[kind]),
+        yaw=yaw * ((kind == CUBOID) | (kind == LYING)),
+        colour=palette[without_repeats(colour)],
+        spot=place[:, 4:6],
+        hangs=lengths[..., 3:],
         view=view,
         floor=floor,
         wall=wall,
@@ -92,22 +91,22 @@ def draw_plans(keys: Tensor, count: int, palette: Tensor) -> Plans:
     )
 
 
-def _half_sizes(kind: Tensor, draws: Tensor) -> Tensor:
-    """`[B, N, 3]`, from as many random bits; curved blocks are as high as they are round."""
-    width, depth, rise = (
-        _between(span, draws[..., k]) for k, span in enumerate((WIDTH, WIDTH, RISE))
-    )
-    sizes = {
-        CUBOID: (width, depth, rise),
-        CYLINDER: (width, width, rise),
-        LYING: (rise, rise, width),
-        SPHERE: (rise, rise, rise),
-    }
-    chosen = torch.stack([torch.stack(size, dim=-1) for size in sizes.values()], dim=-2)
-    return chosen.gather(-2, kind[..., None, None].expand(*kind.shape, 1, 3)).squeeze(-2)
+_SIZE_FROM = torch.tensor([[0, 1, 2], [0, 0, 2], [2, 2, 0], [2, 2, 2]])
+"""Which of width, depth and rise each half size is, by kind: lying on its side, a cylinder is as
+high as it is round."""
 
 
-def _between(span: tuple[float, float], draws: Tensor) -> Tensor:
-    """Random bits to float64 between these."""
-    low, high = span
-    return low + integers(draws, _FINE).double() * ((high - low) / _FINE)
+@lru_cache(maxsize=16)
+def _ranges(count: int, colours: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`[D]` each, for every number drawn: how many values it has, the least, and their distance."""
+    block_spans = (WIDTH, WIDTH, RISE, *HANGS)
+    numbers: list[int | tuple[float, float]] = [VIEWS, _FLOORS, _WALLS, _LIGHTS, *SPOT]
+    for block in range(count):
+        kinds = len(_SIZE_FROM) if block == count - 1 else 2  # only the top is curved
+        numbers += [kinds, 360, colours - block, *block_spans]
+    highs = [number if isinstance(number, int) else _FINE for number in numbers]
+    lows = [0.0 if isinstance(number, int) else number[0] for number in numbers]
+    steps = [1.0 if isinstance(n, int) else (n[1] - n[0]) / _FINE for n in numbers]
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        low, step = (torch.tensor(values, dtype=torch.float64) for values in (lows, steps))
+        return torch.tensor(highs), low, step
