@@ -26,7 +26,9 @@ from benchmarks.rl_playing import EVALUATION_SEED, RowConfig, checkpoint_of, eva
 from genesis_rl.checkpoint import checkpoint_sha256
 from genesis_rl.extractors import SlotExtractor
 
-_NUMBERS_OF_A_SPRITE = 8  # in the true state: place, colour, one-hot shape
+# Of an object in the true state; of a sprite place, colour and one-hot shape.
+_NUMBERS = {"RoomReach-v0": 10, "StackTower-v0": 17}
+_NUMBERS_OF_A_SPRITE = 8
 
 
 def train_row(
@@ -112,7 +114,8 @@ def _policy(config: RowConfig, venv: VecEnv) -> dict[str, Any]:
     keywords: dict[str, Any] = {"head": config.head}
     if config.representation == "state":
         (size,) = venv.observation_space.shape or (0,)
-        keywords["num_slots"] = size // _NUMBERS_OF_A_SPRITE
+        task = config.env_id.rpartition("/")[2]
+        keywords["num_slots"] = size // _NUMBERS.get(task, _NUMBERS_OF_A_SPRITE)
         if config.head == "transformer":
             keywords["depth"] = 3
     return {

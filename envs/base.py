@@ -44,8 +44,8 @@ class World(Protocol):
     def advance(self, actions: Tensor) -> Outcome:
         """Takes one step in every episode, for `[N]` int64 actions."""
 
-    def frames(self, rows: Tensor | None = None) -> Frames:
-        """Draws the scenes of these rows, or all."""
+    def frames(self, rows: Tensor | None = None, *, masks: bool = True) -> Frames:
+        """Draws the scenes of these rows, or all; masks that nobody wants may be left out."""
 
     def state(self, rows: Tensor | None = None) -> Tensor:
         """`[N, state_size]` float32 in [0, 1]: the true factors of these rows, or all."""
@@ -72,7 +72,7 @@ class View:
         """Observations and infos of these rows, or all. Nothing is drawn that is not shown."""
         infos = {}
         if self.observation == "pixels" or self.info_masks:
-            frames = world.frames(rows)
+            frames = world.frames(rows, masks=self.info_masks)
         if self.observation == "state" or self.info_state:
             state = world.state(rows)
         if self.info_masks:
@@ -135,7 +135,7 @@ class SceneEnv(gym.Env[np.ndarray, int]):
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
             return None
-        return self._world.frames().images[0].numpy()
+        return self._world.frames(masks=False).images[0].numpy()
 
     def _look(self) -> tuple[np.ndarray, dict[str, Any]]:
         observation, infos = self._view.look(self._world)

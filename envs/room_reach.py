@@ -143,7 +143,7 @@ class RoomReach:
         success = terminated & (room.argmin(dim=1) == self._goal)
         return Outcome(success.float(), terminated, success)
 
-    def frames(self, rows: Tensor | None = None) -> Frames:
+    def frames(self, rows: Tensor | None = None, *, masks: bool = True) -> Frames:
         """Draws the rooms of these rows, or all; masks number the objects, the avatar last."""
         rooms, angle = self._rooms, self._angle
         if rows is not None:
@@ -153,7 +153,7 @@ class RoomReach:
         x, y = rooms.place[..., :1], rooms.place[..., 1:]
         rooms = rooms._replace(place=x * right[:, None] + y * away[:, None])
         scene = room_scene(rooms, camera)
-        return Frames(*self._renderer.render(scene, self.image_size, self.samples)[:2])
+        return Frames(*self._renderer.render(scene, self.image_size, self.samples, masks)[:2])
 
     def state(self, rows: Tensor | None = None) -> Tensor:
         """`[B, (N + 1) * 10]`: x, y, colour and one-hot shape of every object and of the avatar."""

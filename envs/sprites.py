@@ -167,8 +167,8 @@ class SpriteWorld(ABC):
         self.move(self._moves[actions])
         return self.judge()
 
-    def frames(self, rows: Tensor | None = None) -> Frames:
-        """Draws the scenes of these rows, or all."""
+    def frames(self, rows: Tensor | None = None, *, masks: bool = True) -> Frames:
+        """Draws the scenes of these rows, or all; masks come anyway, images are made of them."""
         scene = self._scene if rows is None else self._scene[rows]
         return render_sprites(scene, self.image_size, SCALE)
 

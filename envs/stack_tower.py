@@ -140,7 +140,7 @@ class StackTower:
             torch.from_numpy(success),
         )
 
-    def frames(self, rows: Tensor | None = None) -> Frames:
+    def frames(self, rows: Tensor | None = None, *, masks: bool = True) -> Frames:
         """Draws the towers of these rows, or all; masks number the blocks from the bottom."""
         chosen = slice(None) if rows is None else rows.cpu().numpy()
         plans = Plans(*(value[chosen] for value in self._plans))
@@ -158,7 +158,7 @@ class StackTower:
         stage = StackStage(plans.floor, plans.wall, plans.light)
         scene = SolidScene(solids, stage, self._camera[plans.view])
         renderer = _renderer(self._textures, self.device)
-        return Frames(*renderer.render(scene, self.image_size, self.samples)[:2])
+        return Frames(*renderer.render(scene, self.image_size, self.samples, masks)[:2])
 
     def state(self, rows: Tensor | None = None) -> Tensor:
         """`[B, 6 * 17]`: what is seen of the blocks, from the bottom; 0 for those not in sight."""

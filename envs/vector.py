@@ -125,7 +125,7 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
     def render(self) -> tuple[np.ndarray, ...] | None:
         if self.render_mode is None:
             return None
-        return tuple(self._world.frames().images.cpu().numpy())
+        return tuple(self._world.frames(masks=False).images.cpu().numpy())
 
     def _begin_at_once(self, last: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Begins new episodes where one has ended; the last observations go into the infos."""

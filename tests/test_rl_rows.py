@@ -4,6 +4,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs  # noqa: F401
@@ -206,3 +207,14 @@ def test_evaluation_sees_the_moments_of_training_and_leaves_them_alone(tmp_path)
     assert rows[0]["final"]["return"] == rows[1]["final"]["return"]
     assert rows[0]["training_curve"] == rows[1]["training_curve"]
     assert (tmp_path / "0" / "normalisation.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "objects"), [("SpriteGoal", 4), ("RoomReach", 3), ("StackTower", 6)]
+)
+def test_heads_read_the_true_state_object_by_object(tmp_path, task, objects):
+    pytest.importorskip("mujoco")
+    config = replace(TINY, env_id=f"GenesisRL/{task}-v0", representation="state", head="deepsets")
+    rl_training.train_row(config, tmp_path / "row", device=CPU)
+    agent = PPO.load(tmp_path / "row" / "model.zip")
+    assert agent.policy.features_extractor.num_slots == objects
