@@ -3,7 +3,6 @@
 import contextlib
 import subprocess
 import sys
-import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -165,18 +164,15 @@ def test_config_errors_are_value_errors():
 
 
 @pytest.mark.parametrize("command", [["pretrain/run.py"], ["-m", "pretrain.run"]])
-def test_help_comes_without_torch_in_half_a_second(command):
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", *command, "--help"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        assert "--learning-rate" in done.stdout
-        assert "torch" not in done.stderr
-    assert min(times) < 0.5
+def test_help_comes_without_what_takes_long_to_import(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "--learning-rate" in done.stdout
+    assert "pretrain.config" in imported
+    assert not imported & {"torch", "numpy", "gymnasium", "cv2", "tensorboard"}
