@@ -16,7 +16,7 @@ from torch import Tensor
 
 from envs.raycast.cast import Primitives, pairs_along, shadowed
 from envs.raycast.planes import Box, Plane, PlaneHits
-from envs.raycast.rays import Rays, dot, pick
+from envs.raycast.rays import Rays, dot
 from envs.solids import StackStage
 
 _PER_UNIT = 1 / 20  # every texture is spread once over its 20 x 20 plane
@@ -51,6 +51,8 @@ class StackLook:
         self.towards = towards.index_select(1, stage.light)  # [3, N], of the shadow light
         self.reach = _lengths(str(stage.light.device)).index_select(0, stage.light)[:, None]
         self.table = table[stage.light].permute(2, 0, 1).flatten(1)  # [columns, N * J]
+        numbers = torch.arange(len(TOWARDS), device=stage.light.device)
+        self.owns = stage.light == numbers[:, None]  # [5, N], which light is the shadow light
 
     def scene_numbers(self) -> Tensor:
         """`[N, 8]` float32: direction to the shadow light, its distance, its number."""
@@ -84,7 +86,8 @@ class StackLook:
 
     def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
         """`[N, R]` float32: what the texture is multiplied with."""
-        columns = [pick(column, hits.row) for column in self.table]
+        picked = self.table.index_select(1, hits.row.flatten())
+        columns = picked.view(-1, *hits.row.shape).unbind()  # 12 of [N, R]
         first, second = columns[:4], columns[4:8]
         others, first_in_others, own, first_in_own = columns[8:]
         shine = []
@@ -105,20 +108,17 @@ class StackLook:
         dark: Tensor,
     ) -> Tensor:
         """`[3, H]` float32: the colours of solids (see `Look`)."""
-        shadow_light = self.light[scene]
         facing = dot(normal, view)
-        shares = torch.zeros(4, len(scene), device=colour.device)  # diffuse, specular; twice
-        for k, towards in enumerate(TOWARDS):
-            cosine = sum(n * c for n, c in zip(normal, towards, strict=True))
-            to_view = sum(v * c for v, c in zip(view, towards, strict=True))
-            shine = _specular(cosine, facing, to_view) * (cosine > 0)
-            light = torch.stack([DIFFUSE * cosine.clamp(min=0), shine])  # [2, H]
-            own = shadow_light == k
-            shares[:2] += light * ~own
-            shares[2:] += light * own
-        others = (colour * shares[0] + shares[1]).clamp_(max=1)
-        own = (colour * shares[2] + shares[3]).clamp_(max=1)
-        return (others + own * ~dark).clamp_(max=1)
+        lights = _lights(str(colour.device))
+        cosine, to_view = dot(lights, normal[:, None]), dot(lights, view[:, None])  # [5, H]
+        shine = _specular(cosine, facing, to_view) * (cosine > 0)
+        light = torch.stack([DIFFUSE * cosine.clamp(min=0), shine])  # [2, 5, H]
+        own = self.owns.index_select(1, scene)  # [5, H]
+        diffuse, shine = _sum_of_lights(light * ~own)
+        own_diffuse, own_shine = _sum_of_lights(light * own)
+        others = (colour * diffuse + shine).clamp_(max=1)
+        own_share = (colour * own_diffuse + own_shine).clamp_(max=1)
+        return (others + own_share * ~dark).clamp_(max=1)
 
     def sky(self, direction: Tensor) -> Tensor:
         """`[3, M]` float32: bright at the zenith, black at the nadir."""
@@ -126,6 +126,14 @@ class StackLook:
         curve = math.sqrt(2) * elevation / (1 + elevation * elevation).sqrt()
         amount = 0.5 + 0.5 * curve
         return torch.stack([c * amount for c in ZENITH])
+
+
+def _sum_of_lights(light: Tensor) -> Tensor:
+    """`[2, H]` of `[2, 5, H]`; one after the other: a picture must not depend on the batch."""
+    total, *others = light.unbind(1)
+    for one in others:
+        total = total + one
+    return total
 
 
 def _specular(cosine: Tensor, facing: Tensor, to_view: Tensor) -> Tensor:
@@ -173,6 +181,12 @@ def _tables(device: str) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # they outlive the caller's mode
         rows = [[_plane_table(k, plane) for plane in _PLANES] for k in range(len(_LIGHTS))]
         return torch.tensor(TOWARDS).t().contiguous().to(device), torch.tensor(rows).to(device)
+
+
+@lru_cache(maxsize=16)
+def _lights(device: str) -> Tensor:
+    """`[3, 5, 1]` unit vectors to the lights."""
+    return _tables(device)[0][..., None]
 
 
 @lru_cache(maxsize=16)
