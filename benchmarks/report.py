@@ -90,8 +90,8 @@ def render(folder: Path) -> str:
     text = [HEADER]
     for name, written in sections.items():
         text.append(written)
-        if (folder / f"{name}.png").exists():
-            text.append(f"![{name}](benchmarks/results/{name}.png)\n")
+        pictures = sorted([*folder.glob(f"{name}.png"), *folder.glob(f"{name}-*.png")])
+        text += [f"![{p.stem}](benchmarks/results/{p.name})\n" for p in pictures]
     return "\n".join(text)
 
 
