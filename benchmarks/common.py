@@ -57,7 +57,13 @@ def run_cli(main: Callable[[Sequence[str] | None], object]) -> None:
     """Runs a command; a user's mistake ends it with one line on stderr and exit code 2."""
     try:
         main(None)
-    except (ValueError, TypeError, ImportError, FileNotFoundError, PermissionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        ModuleNotFoundError,
+        FileNotFoundError,
+        PermissionError,
+    ) as error:
         if os.environ.get("GENESIS_RL_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -26,10 +26,6 @@ from benchmarks.rl_playing import EVALUATION_SEED, RowConfig, checkpoint_of, eva
 from genesis_rl.checkpoint import checkpoint_sha256
 from genesis_rl.extractors import SlotExtractor
 
-# Of an object in the true state; of a sprite place, colour and one-hot shape.
-_NUMBERS = {"RoomReach-v0": 10, "StackTower-v0": 17}
-_NUMBERS_OF_A_SPRITE = 8
-
 
 def train_row(
     config: RowConfig,
@@ -113,9 +109,7 @@ def _policy(config: RowConfig, venv: VecEnv) -> dict[str, Any]:
         return {"net_arch": [128, 128], "activation_fn": torch.nn.ReLU}
     keywords: dict[str, Any] = {"head": config.head}
     if config.representation == "state":
-        (size,) = venv.observation_space.shape or (0,)
-        task = config.env_id.rpartition("/")[2]
-        keywords["num_slots"] = size // _NUMBERS.get(task, _NUMBERS_OF_A_SPRITE)
+        keywords["num_slots"], _ = venv.get_attr("state_shape")[0]
         if config.head == "transformer":
             keywords["depth"] = 3
     return {

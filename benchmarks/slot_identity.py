@@ -127,6 +127,7 @@ def model_film(args: Any, device: torch.device) -> tuple[Film, dict[str, Any]]:
     from genesis_rl.checkpoint import checkpoint_sha256, resolve_checkpoint
     from genesis_rl.metrics import segment, segmentation_scores
     from genesis_rl.wrappers.latents import drops_last_mask
+    from pretrain.evaluation import to_float
 
     model = load_checkpoint(args.checkpoint).to(device).eval()
     size, slots, dims = model.image_size, model.num_slots, model.slot_dim
@@ -139,7 +140,7 @@ def model_film(args: Any, device: torch.device) -> tuple[Film, dict[str, Any]]:
     latents, labels, scores = [], [], []
     for start in tqdm(range(0, len(images), args.frames), unit="episode", disable=None):
         part = slice(start, start + args.frames)
-        pixels = images[part].to(device).permute(0, 3, 1, 2).float() / 255
+        pixels = to_float(images[part].to(device))
         output = decompose(model, pixels, None if noise is None else noise[part])
         predicted = segment(output.log_masks)
         scores.append(segmentation_scores(true[part].to(device).long(), predicted).ari_fg)

@@ -5,6 +5,7 @@ them as a `gymnasium.Env`, `envs.vector.SceneVectorEnv` shows N as a `VectorEnv`
 episode's key from the generator that its seed makes, so that they play the same episodes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -31,11 +32,15 @@ class Outcome(NamedTuple):
 
 
 class World(Protocol):
-    """N episodes of one task, on one device. A key decides all that is random in an episode."""
+    """N episodes of one task, on one device. A key decides all that is random in an episode.
+
+    Attributes:
+        state_shape: How many objects the true state tells of, and in how many numbers each.
+    """
 
     action_space: gym.spaces.Discrete
     image_size: int
-    state_size: int
+    state_shape: tuple[int, int]
     device: torch.device
 
     def begin(self, rows: Tensor, keys: Tensor) -> None:
@@ -48,7 +53,7 @@ class World(Protocol):
         """Draws the scenes of these rows, or all; masks that nobody wants may be left out."""
 
     def state(self, rows: Tensor | None = None) -> Tensor:
-        """`[N, state_size]` float32 in [0, 1]: the true factors of these rows, or all."""
+        """The true factors of these rows, or all: float32 in [0, 1], object after object."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class View:
     def space(self, world: World) -> gym.spaces.Box:
         """The space of one observation."""
         if self.observation == "state":
-            return gym.spaces.Box(0, 1, (world.state_size,), np.float32)
+            return gym.spaces.Box(0, 1, (math.prod(world.state_shape),), np.float32)
         return gym.spaces.Box(0, 255, (world.image_size, world.image_size, 3), np.uint8)
 
     def look(self, world: World, rows: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -91,6 +96,9 @@ class SceneEnv(gym.Env[np.ndarray, int]):
         info_state: Whether `info["state"]` holds the true factors.
         render_mode: "rgb_array" or None.
         options: What the world takes.
+
+    Attributes:
+        state_shape: As the world's.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -111,6 +119,7 @@ class SceneEnv(gym.Env[np.ndarray, int]):
         self.render_mode = render_mode
         self.observation_space = self._view.space(self._world)
         self.action_space = self._world.action_space
+        self.state_shape = self._world.state_shape
         self._row = torch.zeros(1, dtype=torch.int64)
 
     @torch.inference_mode()

@@ -101,7 +101,7 @@ class RoomReach:
         self.action_space = gym.spaces.Discrete(len(_MOVES))
         self.device = usable_device(device)
         self.image_size, self.samples, self.num_objects = image_size, samples, num_objects
-        self.state_size = (num_objects + 1) * (5 + len(SHAPES))
+        self.state_shape = (num_objects + 1, 5 + len(SHAPES))
         self._renderer = _renderer(textures, self.device)
         self._hues = torch.tensor(_HUES[colours], device=self.device) / 360
         self._moves = torch.tensor(_MOVES, device=self.device)

@@ -127,7 +127,7 @@ class SpriteWorld(ABC):
         self.device = usable_device(device)
         self.image_size = image_size
         self.num_objects = num_objects
-        self.state_size = (num_objects + 1) * 8
+        self.state_shape = (num_objects + 1, 8)
         self._palette = torch.tensor(COLOURS[colours], dtype=torch.uint8, device=self.device)
         self._moves = torch.tensor(_MOVES, device=self.device)
         self._scene = self._empty(num_scenes)

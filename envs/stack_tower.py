@@ -87,7 +87,7 @@ class StackTower:
         self.action_space = gym.spaces.Discrete(len(SIDEWAYS) * len(NEARER))
         self.device = usable_device(device)
         self.image_size, self.samples, self.num_objects = image_size, samples, num_objects
-        self.state_size = MAX_BLOCKS * _NUMBERS  # one size: agents can be tried on other towers
+        self.state_shape = (MAX_BLOCKS, _NUMBERS)  # for any tower: agents can be tried on others
         self._textures = textures
         if textures is not None:
             _renderer(textures, self.device)  # what is wrong with them shows at once
@@ -178,7 +178,7 @@ class StackTower:
         flags = np.stack([standing, (owners > 0) & ~standing], axis=-1)
         columns = [place, size, turn, colour, one_hot, flags]
         state = np.concatenate(columns, axis=-1).clip(0, 1) * (owners > 0)[..., None]
-        flat = np.zeros((len(state), self.state_size), dtype=np.float32)
+        flat = np.zeros((len(state), math.prod(self.state_shape)), dtype=np.float32)
         flat[:, : self.num_objects * _NUMBERS] = state.reshape(len(state), -1)
         return torch.from_numpy(flat).to(self.device)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.average import WeightAverage
+from pretrain.evaluation import to_float
 from pretrain.kernels import use_kernels
 from pretrain.ranks import Ranks
 from pretrain.readings import SKIPPED, Readings, judge, new_book, read_book
@@ -237,7 +238,7 @@ class Engine:
     def _batch(self) -> Tensor:
         """This rank's images of the step, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
         rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
-        return self.images.index_select(0, rows).permute(0, 3, 1, 2).float() / 255
+        return to_float(self.images.index_select(0, rows))
 
     def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean error and mean KL of this rank's images of the step."""

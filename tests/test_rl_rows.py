@@ -213,7 +213,8 @@ def test_evaluation_sees_the_moments_of_training_and_leaves_them_alone(tmp_path)
     ("task", "objects"), [("SpriteGoal", 4), ("RoomReach", 3), ("StackTower", 6)]
 )
 def test_heads_read_the_true_state_object_by_object(tmp_path, task, objects):
-    pytest.importorskip("mujoco")
+    if task == "StackTower":
+        pytest.importorskip("mujoco")
     config = replace(TINY, env_id=f"GenesisRL/{task}-v0", representation="state", head="deepsets")
     rl_training.train_row(config, tmp_path / "row", device=CPU)
     agent = PPO.load(tmp_path / "row" / "model.zip")

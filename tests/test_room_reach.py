@@ -11,7 +11,13 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
 from envs.room_reach import CLEARANCE, GAP, REACH, RoomReachEnv, scatter
-from episodes import assert_lost, assert_solved
+from episodes import (
+    assert_a_seed_fixes_what_follows,
+    assert_lost,
+    assert_render_shows_the_current_frame,
+    assert_solved,
+    assert_the_specification_survives_json,
+)
 
 ID = "GenesisRL/RoomReach-v0"
 AWAY, LEFT, TOWARDS, RIGHT = range(4)
@@ -204,26 +210,15 @@ def test_many_at_once_play_what_each_plays_alone():
 
 
 def test_a_seed_fixes_rooms_and_views_of_all_episodes_that_follow():
-    def play(seed):
-        env = make()
-        return np.stack([env.reset(seed=seed)[0], env.step(LEFT)[0], env.reset()[0]])
-
-    np.testing.assert_array_equal(play(5), play(5))
-    assert (play(5)[0] != play(5)[2]).any()
-    assert (play(5) != play(6)).any()
+    assert_a_seed_fixes_what_follows(make, LEFT)
 
 
 def test_render_shows_the_current_frame():
-    env = make(render_mode="rgb_array")
-    env.reset(seed=0)
-    frame, *_ = env.step(LEFT)
-    np.testing.assert_array_equal(env.render(), frame)
+    assert_render_shows_the_current_frame(make(render_mode="rgb_array"), LEFT)
 
 
 def test_the_specification_survives_json():
-    env = make(num_objects=1, colours="ood")
-    twin = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
-    np.testing.assert_array_equal(env.reset(seed=3)[0], twin.reset(seed=3)[0])
+    assert_the_specification_survives_json(make(num_objects=1, colours="ood"))
 
 
 @pytest.mark.parametrize(

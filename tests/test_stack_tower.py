@@ -14,6 +14,11 @@ import envs
 import stack_plans
 from envs.stack_tower_plan import PALETTES, draw_plans
 from envs.tower_blocks import CUBOID, CYLINDER, LYING, SPHERE
+from episodes import (
+    assert_a_seed_fixes_what_follows,
+    assert_render_shows_the_current_frame,
+    assert_the_specification_survives_json,
+)
 from stack_plans import best_move, rows
 
 ID = "GenesisRL/StackTower-v0"
@@ -222,26 +227,15 @@ def test_the_number_of_blocks_is_free(count):
 
 
 def test_a_seed_fixes_all_episodes_that_follow():
-    def play(seed):
-        env = make()
-        return np.stack([env.reset(seed=seed)[0], env.step(7)[0], env.reset()[0]])
-
-    np.testing.assert_array_equal(play(5), play(5))
-    assert (play(5)[0] != play(5)[2]).any()
-    assert (play(5) != play(6)).any()
+    assert_a_seed_fixes_what_follows(make, 7)
 
 
 def test_render_shows_the_current_frame():
-    env = make(render_mode="rgb_array")
-    env.reset(seed=0)
-    frame, *_ = env.step(7)
-    np.testing.assert_array_equal(env.render(), frame)
+    assert_render_shows_the_current_frame(make(render_mode="rgb_array"), 7)
 
 
 def test_the_specification_survives_json():
-    env = make(num_objects=3, colours="ood")
-    twin = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
-    np.testing.assert_array_equal(env.reset(seed=3)[0], twin.reset(seed=3)[0])
+    assert_the_specification_survives_json(make(num_objects=3, colours="ood"))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from benchmarks.common import positive_int, prepare_device, run_cli
+from benchmarks.plots import new_figure, save_figure
 from genesis_rl import GenesisEncoder, load_checkpoint, save_checkpoint
 from genesis_rl.durable import replace_file
 from genesis_rl.heads import HEADS, make_head
@@ -315,15 +316,11 @@ def write(out: Path, agent: Agent, config: Config, lines: list[dict[str, float]]
     out.mkdir(parents=True, exist_ok=True)
     notes = {"config": json.dumps(asdict(config)), "log": json.dumps(lines)}
     replace_file(out / "agent.safetensors", safetensors.torch.save(agent.state_dict(), notes))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("drawing the curve needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = new_figure(6, 3.5)
     axes = figure.subplots()
     axes.plot([line["frames"] for line in lines], [line["success"] for line in lines], marker=".")
     axes.set(xlabel="frames", ylabel="success in training", ylim=(0, 1), title=config.env_id)
-    figure.savefig(out / "curve.png", dpi=150)
+    save_figure(figure, out / "curve.png")
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:

@@ -82,13 +82,11 @@ class WinogradConv(nn.Module):
         """Convolves each of `_combine`'s rows with its filter: `[P, N * T * (W + 2), O]`."""
         channels = self.filters.shape[2]
         length = combined.shape[1] - 2 * _PADDING * channels
-        products = torch.empty(0)
-        for tap, filters in enumerate(self.filters):
-            pixels = combined[:, tap * channels :][:, :length].view(_PRODUCTS, -1, channels)
-            if tap == 0:
-                products = torch.bmm(pixels, filters)
-            else:
-                products.baddbmm_(pixels, filters)
+        taps = [combined[:, tap * channels :][:, :length] for tap in range(_TAPS)]
+        first, *others = (pixels.view(_PRODUCTS, -1, channels) for pixels in taps)
+        products = torch.bmm(first, self.filters[0])
+        for pixels, filters in zip(others, self.filters[1:], strict=True):
+            products.baddbmm_(pixels, filters)
         return products
 
 
