@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from genesis_rl.checkpoint import load_checkpoint, read_config, save_checkpoint
 from pretrain.assembly import load_split
 from pretrain.config import Config, build
 from pretrain.evaluation import to_float
-from pretrain.state import Stop
+from pretrain.state import Stop, load_state
 from pretrain.strict_yaml import load_yaml
 
 
@@ -31,11 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("out", type=Path, help="where to write the checkpoint")
     parser.add_argument("--compact", action="store_true", help="int8 and float16: 15 MB, not 50 MB")
+    parser.add_argument("--raw", action="store_true", help="the last weights, not their average")
     parser.add_argument("--images", type=int, default=320, help="images to compare on")
     flags = parser.parse_args(arguments)
     try:
         config = build(load_yaml(flags.run / "config.yaml"))
-        result = export(flags.run, flags.out, config, compact=flags.compact, images=flags.images)
+        options = {"compact": flags.compact, "raw": flags.raw, "images": flags.images}
+        result = export(flags.run, flags.out, config, **options)
     except (ValueError, OSError, Stop) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status if isinstance(error, Stop) else 2
@@ -44,11 +47,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(
-    run: Path, out: Path, config: Config, *, compact: bool, images: int = 320
+    run: Path, out: Path, config: Config, *, compact: bool, raw: bool = False, images: int = 320
 ) -> dict[str, Any]:
-    """Writes the run's newest model to `out` and measures how far its latents have moved."""
+    """Writes the run's newest model to `out` and measures how far its latents have moved.
+
+    Args:
+        run: A run folder.
+        out: Where the checkpoint goes.
+        config: The run's.
+        compact: Whether to round the weights.
+        raw: Whether to take the weights of the last step, where the run averages them.
+        images: How many of the validation images to compare latents on.
+
+    Raises:
+        FileNotFoundError: Raw weights are wanted, and there is no sound state of training.
+    """
     model = load_checkpoint(run / "model")
     metadata = read_config(run / "model")["metadata"]
+    if raw:
+        say = partial(print, file=sys.stderr)
+        found = load_state(run, config=config.fingerprint(), say=say)
+        if found is None:
+            raise FileNotFoundError(f"{run} holds no sound state, which is where raw weights are.")
+        metadata["steps"], state = found
+        model.load_state_dict(state["engine"]["model"])
     data = load_split(config, "val", images, torch.device("cpu"))
     save_checkpoint(out, model, metadata=metadata, compact=compact)
     before, after = _latents(model, data.images), _latents(load_checkpoint(out), data.images)

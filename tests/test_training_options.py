@@ -11,6 +11,7 @@ import torch
 from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
 from genesis_rl.losses.geco import Geco
 from genesis_rl.losses.mixture import LIKELIHOODS
+from pretrain import export
 from pretrain.assembly import build_model, build_objective, engine_options, learning_rate_schedule
 from pretrain.config import build
 from pretrain.engine import Engine
@@ -215,6 +216,26 @@ def test_the_average_is_what_a_run_judges_and_exports(tmp_path):
     for name, value in exported.items():
         assert torch.equal(value, average[f"model.{name}"]), name
     assert metrics(tmp_path / "run", "val")[-1]["step"] == 4
+
+
+def test_the_weights_that_were_averaged_can_be_exported_too(tmp_path):
+    run, out = tmp_path / "run", tmp_path / "raw"
+    assert main(arguments(run, steps=4, weight_average=0.5)) == 0
+    assert export.main([str(run), str(out), "--raw", "--images", "8"]) == 0
+    found = load_state(run, config=build(load_yaml(run / "config.yaml")).fingerprint(), say=print)
+    last = found[1]["engine"]["model"]
+    for name, value in load_checkpoint(out).state_dict().items():
+        assert torch.equal(value, last[name]), name
+    assert weights_sha256(out) != weights_sha256(run / "model")
+
+
+def test_without_a_sound_state_there_are_no_raw_weights(tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", steps=2)) == 0
+    for state in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        state.unlink()
+    assert export.main([str(tmp_path / "run"), str(tmp_path / "raw"), "--raw"]) == 2
+    assert "holds no sound state" in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
 
 
 def test_a_run_with_every_option_resumes_bit_for_bit(tmp_path):
