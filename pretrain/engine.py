@@ -235,7 +235,7 @@ class Engine:
         slots, size = self.model.num_slots, self.model.slot_dim
         return self.ranks.share(torch.randn(self.batch_size, slots, size, device=self.device))
 
-    def _batch(self) -> Tensor:
+    def batch(self) -> Tensor:
         """This rank's images of the step, `[B, 3, H, W]` in [0, 1], laid out channels-last."""
         rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
         return to_float(self.images.index_select(0, rows))
@@ -243,7 +243,7 @@ class Engine:
     def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean error and mean KL of this rank's images of the step."""
         with self.autocast():
-            output = self.model(self._batch(), noise)
+            output = self.model(self.batch(), noise)
         return output.error.mean(), output.kl.mean()
 
     def _make_optimizer_state(self) -> None:

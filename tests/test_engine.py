@@ -22,8 +22,8 @@ class Spoilable(Engine):
         self.gradient_factor = torch.ones((), device=self.device)
         next(self.model.parameters()).register_hook(lambda g: g * self.gradient_factor)
 
-    def _batch(self):
-        return super()._batch() * self.factor
+    def batch(self):
+        return super().batch() * self.factor
 
 
 def make(device="cpu", *, objective=None, seed=0, **options):

@@ -23,8 +23,8 @@ class Watched(Engine):
 
     factor = 1.0
 
-    def _batch(self):
-        self.images_seen = super()._batch() * self.factor
+    def batch(self):
+        self.images_seen = super().batch() * self.factor
         return self.images_seen
 
 
