@@ -92,7 +92,7 @@ def prepare_device(name: str, threads: int | None = None) -> torch.device:
                 f"--device {name} needs a CUDA device, but torch {torch.__version__} sees "
                 f"{count}; use --device cpu"
             )
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)  # torch 2.11 wants a number
     elif device.type != "cpu":
         raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
     return device

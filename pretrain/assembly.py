@@ -125,7 +125,7 @@ def set_up_torch(config: Config, device: torch.device) -> None:
     if config.fused and device.type != "cuda":
         raise Stop(2, f"--fused needs a CUDA GPU, but the device is {device}; leave it out")
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)  # torch 2.11 wants a number
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # A warning, not an error: cumsum is on torch's list, but over K slots it is deterministic.
