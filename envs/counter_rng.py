@@ -18,8 +18,16 @@ _GAMMA = _signed(0x9E3779B97F4A7C15)
 _MULTIPLIERS = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
-def fold(key: Tensor | int, data: Tensor | int, device: torch.device | str = "cpu") -> Tensor:
-    """A new key from a key and a number (a split, an index): different numbers, different keys."""
+def fold(key: Tensor | int, data: Tensor | int, device: torch.device | str | None = None) -> Tensor:
+    """A new key from a key and a number (a split, an index): different numbers, different keys.
+
+    Args:
+        key: The old key, or `[B]` of them.
+        data: The number, or `[B]` of them.
+        device: Where the new key lies; None is where the numbers lie, or else the old key.
+    """
+    if device is None:
+        device = next((v.device for v in (data, key) if isinstance(v, Tensor)), "cpu")
     key, data = (torch.as_tensor(value, dtype=torch.int64, device=device) for value in (key, data))
     return _mix(_mix(key + _GAMMA) + data * _GAMMA)
 

@@ -4,6 +4,7 @@ Shapes: B scenes, P primitives in each, padded with empty slots. World units, z 
 nothing about pixels; `envs.raycast` turns it into images, masks and depth.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -31,6 +32,12 @@ class _Batch:
         """The same scenes on this device; tensors that are there already are shared."""
         return type(self)(
             *(v if isinstance(v, float | int) else v.to(device) for v in self._values())
+        )
+
+    def key(self) -> tuple[Hashable, ...]:
+        """Equal for records of equal values; the host waits for a device that holds them."""
+        return tuple(
+            v if isinstance(v, float | int) else v.cpu().numpy().tobytes() for v in self._values()
         )
 
     def _values(self) -> list:

@@ -55,8 +55,8 @@ class Atlas:
             self._packed = red | green << 8 | blue << 16
         return self._packed
 
-    def sample(self, first: Tensor, u: Tensor, v: Tensor, footprint: Tensor, by: Tensor) -> Tensor:
-        """`[M, 4]` float32: the filtered colours, times a number each.
+    def sample(self, first: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
+        """`[M, 4]` float32: the filtered colours.
 
         Args:
             first: `[M]` int32, where in the table the texture begins: its number times `stride`.
@@ -64,13 +64,12 @@ class Atlas:
             v: `[M]` float32, from row to row.
             footprint: `[M]` float32, the distance of neighbouring rays on the surface in texels of
                 the full-size texture.
-            by: `[M]` float32, what the colour is multiplied with.
         """
         level = footprint.log2().clamp_(0, self.levels - 1)
         lower = level.int().clamp_(max=self.levels - 2)
         between = level - lower
-        texels, weights = self._corners(lower, first, u, v, by - by * between)
-        more_texels, more_weights = self._corners(lower + 1, first, u, v, by * between)
+        texels, weights = self._corners(lower, first, u, v, 1 - between)
+        more_texels, more_weights = self._corners(lower + 1, first, u, v, between)
         return F.embedding_bag(
             torch.stack(texels + more_texels, dim=-1),
             self.texels,

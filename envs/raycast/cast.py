@@ -9,6 +9,10 @@ candidates there are, unlike what they give, may depend on how the sums were com
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -23,7 +27,8 @@ NEAREST = 1e-4  # entries nearer than this are the surface that a ray starts fro
 _GENEROUS = 1.01, 2e-3  # the bounding spheres' radius times this, plus this
 
 
-class Primitives(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Primitives:
     """The primitives of N scenes, flat: number n * P + p is the p-th of scene n.
 
     Attributes:
@@ -33,7 +38,6 @@ class Primitives(NamedTuple):
         colour: `[3, N * P]` float32.
         owner: `[N * P]` uint8.
         reach: `[N, P]` float32, radius of a bounding sphere; 0 for empty slots.
-        kinds: The kinds that occur, by number.
     """
 
     kind: Tensor
@@ -42,14 +46,20 @@ class Primitives(NamedTuple):
     colour: Tensor
     owner: Tensor
     reach: Tensor
-    kinds: tuple[int, ...]
 
     def positions(self) -> Tensor:
         """`[3, N, P]`, of the centres."""
         return self.frame[:3].view(3, *self.reach.shape)
 
+    @cached_property
+    def there(self) -> Tensor:
+        """`[Q]` int64: the numbers of those that are not empty slots, kind by kind."""
+        numbers = (self.reach > 0).flatten().nonzero()[:, 0]
+        by_kind = self.kind.index_select(0, numbers).argsort(stable=True)
+        return numbers.index_select(0, by_kind)
 
-def primitives(solids: Solids, kinds: tuple[int, ...]) -> Primitives:
+
+def primitives(solids: Solids) -> Primitives:
     """The primitives of these scenes, laid out for the tests below."""
     size = solids.size.flatten(0, 1).t().contiguous()
     reach = shapes.bounding_radius(solids.kind.flatten(), size).view(solids.kind.shape)
@@ -62,12 +72,11 @@ def primitives(solids: Solids, kinds: tuple[int, ...]) -> Primitives:
         colour=solids.colour.flatten(0, 1).t().contiguous(),
         owner=solids.owner.flatten().to(torch.uint8),
         reach=(reach * _GENEROUS[0] + _GENEROUS[1]) * (solids.owner > 0),
-        kinds=kinds,
     )
 
 
 class Hits(NamedTuple):
-    """The rays that meet a solid, in no particular order.
+    """The rays that meet a solid, listed by the kind of the solid.
 
     Attributes:
         ray: `[H]` int64, number n * R + r.
@@ -93,7 +102,7 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
     centre = solids.positions() - rays.origin
     cosine, distance = _cone(centre, solids.reach)
     own = rotate(rotation.permute(2, 1, 0)[..., None], centre)  # camera axes; [3, N, P]
-    pair = _pairs(solids, own / distance, cosine, (rays.own / rays.length)[:, None])
+    pair = _pairs(solids, own / distance, cosine, rays.sight[:, None])
 
     scene = pair.ray // count
     direction = rays.direction.flatten(1).index_select(1, pair.ray)
@@ -101,10 +110,8 @@ def nearest(solids: Primitives, rays: Rays, rotation: Tensor) -> Hits:
     t = _entries(solids, pair.solid, origin, direction)
     t = torch.where(t > NEAREST, t, math.inf)
 
-    # One minimum finds the nearest and breaks ties: positive floats are ordered like their bits,
-    # and candidates of a ray are listed in the order of the primitives.
-    order = torch.arange(len(t), device=t.device)
-    key = (t.view(torch.int32).long() << 32) | order
+    # One minimum finds the nearest and breaks ties: positive floats are ordered like their bits.
+    key = (t.view(torch.int32).long() << 32) | pair.solid
     none = torch.iinfo(torch.int64).max
     best = torch.full((scenes * count,), none, device=t.device)
     best.scatter_reduce_(0, pair.ray, key, "amin")
@@ -117,11 +124,10 @@ def normals(solids: Primitives, hits: Hits, point: Tensor) -> Tensor:
     """`[3, H]`: the unit normals of the solids at these `[3, H]` points of theirs."""
     frame = solids.frame.index_select(1, hits.solid)
     to_own = frame[3:].view(3, 3, -1)
-    own = torch.cat([rotate(to_own, point - frame[:3]), solids.size.index_select(1, hits.solid)])
-    found = torch.zeros_like(point)
-    for kind, chosen in _by_kind(solids, hits.solid):
-        point, size = own.index_select(1, chosen).split(3)
-        found.index_copy_(1, chosen, shapes.normal(SOLIDS[kind], point, size))
+    own, size = rotate(to_own, point - frame[:3]), solids.size.index_select(1, hits.solid)
+    found = torch.empty_like(own)
+    for kind, of in _by_kind(solids, hits.solid):
+        found[:, of] = shapes.normal(kind, own[:, of], size[:, of])
     return rotate(to_own.transpose(0, 1), found)
 
 
@@ -146,7 +152,7 @@ def shadowed(
 
 
 class Pairs(NamedTuple):
-    """Candidates: flat numbers of rays and solids, `[C]` int64 each."""
+    """Candidates, by kind of solid: flat numbers of rays and solids, `[C]` int64 each."""
 
     ray: Tensor
     solid: Tensor
@@ -208,7 +214,7 @@ def _pairs(solids: Primitives, known: Tensor, bound: Tensor, features: Tensor) -
         features: `[3, N, R]`, of the rays; `[3, 1, R]` if they are the same in all scenes.
     """
     per_scene, count = bound.shape[1], features.shape[2]
-    solid = (solids.reach > 0).flatten().nonzero()[:, 0]  # [Q], those that are there
+    solid = solids.there
     scene = solid // per_scene
     a, b, c = known.flatten(1).index_select(1, solid)[..., None]  # [Q, 1] each
     if features.shape[1] > 1:
@@ -227,16 +233,17 @@ def _entries(solids: Primitives, solid: Tensor, origin: Tensor, direction: Tenso
     closest = -dot(relative, direction) / dot(direction, direction)
     to_own = frame[3:].view(3, 3, -1)
     start = rotate(to_own, relative + closest * direction)
-    size = solids.size.index_select(1, solid)
-    own = torch.cat([start, rotate(to_own, direction), size])  # [9, C]
+    direction, size = rotate(to_own, direction), solids.size.index_select(1, solid)
     t = torch.empty_like(closest)
-    for kind, chosen in _by_kind(solids, solid):
-        found = shapes.entry(SOLIDS[kind], *own.index_select(1, chosen).split(3))
-        t.index_copy_(0, chosen, found)
+    for kind, of in _by_kind(solids, solid):
+        t[of] = shapes.entry(kind, start[:, of], direction[:, of], size[:, of])
     return t + closest
 
 
-def _by_kind(solids: Primitives, solid: Tensor) -> list[tuple[int, Tensor]]:
-    """Which of these solids are of each kind."""
+def _by_kind(solids: Primitives, solid: Tensor) -> Iterator[tuple[str, slice]]:
+    """Where the solids of each kind are in a list that goes kind by kind."""
     kind = solids.kind.index_select(0, solid)
-    return [(number, (kind == number).nonzero()[:, 0]) for number in solids.kinds]
+    counts = kind.bincount(minlength=len(SOLIDS)).tolist()
+    for name, count, end in zip(SOLIDS, counts, accumulate(counts), strict=True):
+        if count:
+            yield name, slice(end - count, end)

@@ -39,8 +39,8 @@ class Look(Protocol):
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the light does not reach."""
 
-    def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
-        """`[N, R]` float32: what the texture is multiplied with."""
+    def on_planes(self, hits: PlaneHits, rays: Rays) -> tuple[Tensor, Tensor]:
+        """`[N, R]` float32 each: what a texture is multiplied with in shadows; what light adds."""
 
     def on_solids(
         self,

@@ -8,7 +8,6 @@ depends on the shape of the batch: a scene's picture must not.
 """
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,12 +26,14 @@ class Rays(NamedTuple):
             axis, so that the parameter of a point is its depth.
         own: `[3, R]` float32, the directions as the cameras see them.
         length: `[R]` float32, of the directions.
+        sight: `[3, R]` float32, `own` of length 1.
     """
 
     origin: Tensor
     direction: Tensor
     own: Tensor
     length: Tensor
+    sight: Tensor
 
 
 def camera_rays(camera: Camera, size: int, samples: int, pixels: slice) -> Rays:
@@ -43,17 +44,19 @@ def camera_rays(camera: Camera, size: int, samples: int, pixels: slice) -> Rays:
     device = str(camera.position.device)
     own = _directions(camera.fovy, size, samples, device)[..., pixels].flatten(1)  # [3, R]
     direction = rotate(camera.rotation.permute(1, 2, 0)[..., None], own[:, None])
-    return Rays(camera.position.t()[..., None], direction, own, dot(own, own).sqrt())
+    length = dot(own, own).sqrt()
+    return Rays(camera.position.t()[..., None], direction, own, length, own / length)
 
 
-def dot(a: Tensor | Sequence[Tensor], b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """`[...]`, the scalar product of `[3, ...]` vectors."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    x, y, z = (a * b).unbind()
+    return (x + y).add_(z)
 
 
 def rotate(matrix: Tensor, vector: Tensor) -> Tensor:
     """`[3, ...]`: a matrix `[3, 3, ...]` times a vector."""
-    return torch.stack([dot(row, vector) for row in matrix.unbind(0)])
+    return dot(matrix.transpose(0, 1), vector[:, None])
 
 
 def pick(table: Tensor, rows: Tensor) -> Tensor:

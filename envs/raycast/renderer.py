@@ -7,27 +7,17 @@ comes from: `rays`, `planes`, `cast` and `shapes`, `atlas`, and for the light `s
 from __future__ import annotations
 
 import importlib.util
-import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from envs.raycast.atlas import Atlas
+from envs.raycast.backdrop import Backdrop, Recent, as_rows
 from envs.raycast.cast import Hits, Primitives, nearest, normals, primitives
 from envs.raycast.look import LIFT, Look
-from envs.raycast.planes import (
-    PlaneHits,
-    distances,
-    into,
-    meet,
-    per_distance,
-    per_unit,
-    texture_mapping,
-    texture_place,
-)
-from envs.raycast.rays import Rays, camera_rays, pick
+from envs.raycast.planes import distances, into, per_distance, per_unit, texture_mapping
 from envs.raycast.room import RoomLook
 from envs.raycast.stack import StackLook
 from envs.solids import SolidScene, StackStage
@@ -86,6 +76,7 @@ class Renderer:
             raise ValueError(f"fused kernels need Triton and a CUDA device, got {self.device}")
         self.floors, self.walls = len(textures.floors), len(textures.walls)
         self.atlas = Atlas(torch.cat([textures.floors, textures.walls]).to(self.device))
+        self._recent = Recent(self.rays_per_chunk) if self.device.type == "cpu" else None
 
     def _can_fuse(self) -> bool:
         return self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -121,12 +112,11 @@ class Renderer:
         if self.fused:
             self._render_fused(scene, out, size, samples)
             return Rendering(*(t.unflatten(1, (size, size)) for t in out))
-        kinds = tuple(scene.solids.kind[scene.solids.owner > 0].unique().tolist())
         rows = max(1, self.rays_per_chunk // (size * samples) ** 2)
         pixels = max(1, min(size**2, self.rays_per_chunk // samples**2))
         for first in range(0, count, rows):
             part = scene if count <= rows else scene[first : first + rows]
-            view = View(part, kinds, self.atlas, self.floors, size)
+            view = View(part, self.atlas, self.floors, size, self._recent)
             for start in range(0, size**2, pixels):
                 window = slice(start, start + pixels)
                 target = Rendering(*(tensor[first : first + rows, window] for tensor in out))
@@ -138,7 +128,7 @@ class Renderer:
 
         for first in range(0, len(scene), _MOST_SCENES):
             rows = slice(first, first + _MOST_SCENES)
-            view = View(scene[rows], (), self.atlas, self.floors, size)
+            view = View(scene[rows], self.atlas, self.floors, size)
             tables = SceneTables(view, self.atlas)
             images, masks, depth = (tensor[rows] for tensor in out)
             tables.draw(images, size, samples)
@@ -153,10 +143,11 @@ class Renderer:
             ("floor", scene.stage.floor, self.floors),
             ("wall", scene.stage.wall, self.walls),
         ):
-            if len(number) and not 0 <= int(number.min()) <= int(number.max()) < have:
+            low, high = map(int, number.aminmax()) if len(number) else (0, 0)
+            if low < 0 or high >= have:
                 raise ValueError(
                     f"the scenes' {name} textures must be numbers from 0 to {have - 1}, "
-                    f"got {int(number.min())} to {int(number.max())}"
+                    f"got {low} to {high}"
                 )
 
 
@@ -167,20 +158,28 @@ class View:
     """
 
     def __init__(
-        self, scene: SolidScene, kinds: tuple[int, ...], atlas: Atlas, floors: int, size: int
+        self,
+        scene: SolidScene,
+        atlas: Atlas,
+        floors: int,
+        size: int,
+        recent: Recent | None = None,
     ) -> None:
-        self.scene, self.atlas, self.size = scene, atlas, size
-        self.solids: Primitives = primitives(scene.solids, kinds)
+        self.scene, self.atlas, self.floors, self.size = scene, atlas, floors, size
+        self.solids: Primitives = primitives(scene.solids)
         stage = scene.stage
         self.look: Look = (
             StackLook(stage) if isinstance(stage, StackStage) else RoomLook(stage, scene.camera)
         )
-        walls = len(atlas.texels) // atlas.stride - floors
-        floor, wall = stage.floor.clamp(0, floors - 1), floors + stage.wall.clamp(0, walls - 1)
-        self.texture = torch.stack(
-            [wall if plane.is_wall else floor for plane in self.look.planes], dim=1
-        )  # [N, J]
-        self.first_texel = (self.texture * atlas.stride).int().flatten()  # [N * J]
+        self._recent = recent
+
+    @cached_property
+    def texture(self) -> Tensor:
+        """`[N, J]` int64: which textures the planes have."""
+        stage, walls = self.scene.stage, len(self.atlas.texels) // self.atlas.stride - self.floors
+        floor = stage.floor.clamp(0, self.floors - 1)
+        wall = self.floors + stage.wall.clamp(0, walls - 1)
+        return torch.stack([wall if plane.is_wall else floor for plane in self.look.planes], dim=1)
 
     def plane_numbers(self) -> Tensor:
         """`[N * J, columns]` float32: all that the kernels need to know of the planes."""
@@ -203,45 +202,49 @@ class View:
 
     def draw(self, out: Rendering, samples: int, pixels: slice) -> None:
         """Draws these pixels into views of the results, with `[N, pixels]` in front."""
-        rays = camera_rays(self.scene.camera, self.size, samples, pixels)
-        behind, solids = self._cast(rays)
-        colour = self._colours(rays, behind, solids, samples)
+        backdrop = self._backdrop(samples, pixels)
+        solids = self._visible(backdrop)
+        colour = self._colours(backdrop, solids)
         means = colour.view(len(out.images), samples**2, -1).sum(1)  # [N, pixels * 4]
         means = means.mul_(255 / samples**2).add_(0.5).view(*out.images.shape[:2], 4)
         out.images.copy_(means[..., :3])  # rounds towards zero
         if len(out.masks) or len(out.depth):
             if samples % 2 == 0:  # no ray of these goes through a pixel's centre
-                rays = camera_rays(self.scene.camera, self.size, 1, pixels)
-                behind, solids = self._cast(rays)
-            self._measure(out, behind, solids, samples)
+                samples, backdrop = 1, self._backdrop(1, pixels)
+                solids = self._visible(backdrop)
+            self._measure(out, backdrop, solids, samples)
 
-    def _cast(self, rays: Rays) -> tuple[PlaneHits, Hits]:
-        """What the rays meet: the room everywhere, and the solids in front of it."""
-        behind = meet(self.look.planes, self.look.box, rays)
-        hits = nearest(self.solids, rays, self.scene.camera.rotation)
-        visible = hits.t < behind.depth.flatten().index_select(0, hits.ray)
-        visible |= behind.sky.flatten().index_select(0, hits.ray)
+    def _backdrop(self, samples: int, pixels: slice) -> Backdrop:
+        """What these pixels show without solids; of a single room it may be known already."""
+        stage, camera = self.scene.stage, self.scene.camera
+        what = self.size, samples, pixels
+
+        def make() -> Backdrop:
+            return Backdrop(self.look, camera, self.atlas, self.texture, *what)
+
+        if self._recent is None or len(stage) > 1:
+            return make()
+        return self._recent.get((*stage.key(), *camera.key(), str(what)), make)
+
+    def _visible(self, backdrop: Backdrop) -> Hits:
+        """Where rays meet the first solid, unless the room is in front of it."""
+        hits = nearest(self.solids, backdrop.rays, self.scene.camera.rotation)
+        visible = hits.t < backdrop.depth.flatten().index_select(0, hits.ray)
         kept = visible.nonzero()[:, 0]
-        return behind, Hits(*(field[kept] for field in hits))
+        return Hits(*(field.index_select(0, kept) for field in hits))
 
-    def _colours(self, rays: Rays, behind: PlaneHits, solids: Hits, samples: int) -> Tensor:
+    def _colours(self, backdrop: Backdrop, solids: Hits) -> Tensor:
         """`[N * R, 4]` float32 in [0, 1]; the fourth is anything."""
-        look, per_scene = self.look, behind.depth.shape[1]
-        scene, ray = solids.ray // per_scene, solids.ray % per_scene
+        look, rays = self.look, backdrop.rays
+        scene, ray = solids.ray // len(rays.length), solids.ray % len(rays.length)
         direction = rays.direction.flatten(1).index_select(1, solids.ray)
         origin = rays.origin[..., 0].index_select(1, scene)
         point = origin + solids.t * direction
         normal = normals(self.solids, solids, point)
 
-        start = self._lifted(behind.point)
-        start.flatten(1).index_copy_(1, solids.ray, point + LIFT * normal)
-        dark = look.shadowed(self.solids, start)
+        start = backdrop.start.flatten(1).index_copy(1, solids.ray, point + LIFT * normal)
+        dark = look.shadowed(self.solids, start.view_as(backdrop.start))
 
-        light = look.on_planes(behind, rays, dark)
-        colour = self._textured(behind, light, samples)
-        sky = behind.sky.flatten().nonzero()[:, 0]
-        sight = rays.direction.flatten(1).index_select(1, sky) / rays.length[sky % per_scene]
-        colour.index_copy_(0, sky, _rows(look.sky(sight)))
         shaded = look.on_solids(
             self.solids.colour.index_select(1, solids.solid),
             normal,
@@ -250,39 +253,14 @@ class View:
             scene,
             dark.flatten().index_select(0, solids.ray),
         )
-        return colour.index_copy_(0, solids.ray, _rows(shaded))
+        return backdrop.colours(dark).index_copy_(0, solids.ray, as_rows(shaded))
 
-    def _lifted(self, point: Tensor) -> Tensor:
-        """Points of the room's surfaces, moved off them."""
-        half = self.look.box.half - LIFT
-        x, y, z = point
-        return torch.stack([x.clamp(-half, half), y.clamp(-half, half), z.clamp(min=LIFT)])
-
-    def _textured(self, behind: PlaneHits, light: Tensor, samples: int) -> Tensor:
-        """`[N * R, 4]`: the room's textures, times the light; 0 in the sky."""
-        u, v = texture_place(self.look.planes, behind)
-        between = 2 * math.tan(math.radians(self.scene.camera.fovy) / 2) / (self.size * samples)
-        scale = between * self._texels_per_unit()
-        footprint = pick(scale, behind.plane) * behind.distance / behind.cosine.clamp(min=0.01)
-        first = pick(self.first_texel, behind.row)
-        shown = (~behind.sky).flatten().nonzero()[:, 0]
-        colour = torch.zeros(behind.sky.numel(), 4, device=light.device)
-        numbers = (first, u, v, footprint, light)
-        sampled = self.atlas.sample(*(x.flatten().index_select(0, shown) for x in numbers))
-        return colour.index_copy_(0, shown, sampled.clamp_(max=1))
-
-    def _measure(self, out: Rendering, behind: PlaneHits, solids: Hits, samples: int) -> None:
-        """Writes masks and depth, from rays of which some go through the pixels' centres."""
-        depth = torch.where(behind.sky, math.inf, behind.depth)
-        depth.view(-1)[solids.ray] = solids.t
+    def _measure(self, out: Rendering, backdrop: Backdrop, solids: Hits, samples: int) -> None:
+        """Writes masks and depth, from an odd number of rays per pixel and side."""
+        depth = backdrop.depth.flatten().index_copy(0, solids.ray, solids.t)
         masks = torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)
-        masks.view(-1)[solids.ray] = self.solids.owner[solids.solid]
-        side = samples if samples % 2 else 1
+        masks[solids.ray] = self.solids.owner[solids.solid]
         for target, values in ((out.masks, masks), (out.depth, depth)):
             if len(target):
-                target.copy_(values.view(len(depth), side * side, -1)[:, side * side // 2])
-
-
-def _rows(colour: Tensor) -> Tensor:
-    """`[3, M]` as `[M, 4]`."""
-    return F.pad(colour.t(), (0, 1))
+                rays = values.view(len(target), samples**2, -1)
+                target.copy_(rays[:, samples**2 // 2])  # the one through the centre

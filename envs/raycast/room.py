@@ -49,10 +49,7 @@ class RoomLook:
     def __init__(self, stage: RoomStage, camera: Camera) -> None:
         self.floor, self.wall = stage.floor, stage.wall
         self.lamp = stage.light.t()[..., None]  # [3, N, 1]
-        self.lamp_apart = distances(_PLANES, self.lamp).flatten()  # [N * J]
         self.backward = camera.rotation[..., 2].t()  # [3, N]
-        facing = torch.stack([plane.normal * self.backward[plane.axis] for plane in _PLANES], dim=1)
-        self.steady = _steady(facing).flatten()  # [N * J]
 
     def scene_numbers(self) -> Tensor:
         """`[N, 8]` float32: place of the lamp, and the camera's axis."""
@@ -60,7 +57,8 @@ class RoomLook:
 
     def plane_numbers(self) -> Tensor:
         """`[2, N * J]` float32: how far the lamp is in front, and the light without it."""
-        return torch.stack([self.lamp_apart, self.steady])
+        facing = torch.stack([plane.normal * self.backward[plane.axis] for plane in _PLANES], dim=1)
+        return torch.stack([distances(_PLANES, self.lamp), _steady(facing)]).flatten(1)
 
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the lamp does not reach."""
@@ -70,10 +68,11 @@ class RoomLook:
         towards = towards - point.flatten(1).index_select(1, pairs.ray)
         return shadowed(solids, point, pairs, towards, torch.ones_like(towards[0]))
 
-    def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
-        """`[N, R]` float32: what the texture is multiplied with."""
-        lamp = _lamp(self.lamp - hits.point, pick(self.lamp_apart, hits.row))
-        return pick(self.steady, hits.row) + lamp * ~dark
+    def on_planes(self, hits: PlaneHits, rays: Rays) -> tuple[Tensor, Tensor]:
+        """`[N, R]` float32 each: what a texture is multiplied with in shadows; what light adds."""
+        apart, steady = self.plane_numbers()
+        lamp = _lamp(self.lamp - hits.point, pick(apart, hits.row))
+        return pick(steady, hits.row), lamp
 
     def on_solids(
         self,

@@ -47,10 +47,9 @@ class StackLook:
 
     def __init__(self, stage: StackStage) -> None:
         self.floor, self.wall, self.light = stage.floor, stage.wall, stage.light
-        towards, table = _tables(str(stage.light.device))
+        towards, self._table = _tables(str(stage.light.device))
         self.towards = towards.index_select(1, stage.light)  # [3, N], of the shadow light
         self.reach = _lengths(str(stage.light.device)).index_select(0, stage.light)[:, None]
-        self.table = table[stage.light].permute(2, 0, 1).flatten(1)  # [columns, N * J]
         numbers = torch.arange(len(TOWARDS), device=stage.light.device)
         self.owns = stage.light == numbers[:, None]  # [5, N], which light is the shadow light
 
@@ -61,7 +60,7 @@ class StackLook:
 
     def plane_numbers(self) -> Tensor:
         """`[12, N * J]` float32: see `_plane_table`."""
-        return self.table
+        return self._table.index_select(0, self.light).permute(2, 0, 1).flatten(1)
 
     def shadowed(self, solids: Primitives, point: Tensor) -> Tensor:
         """`[N, R]` bool: which points, `[3, N, R]`, the shadow light does not reach."""
@@ -84,19 +83,17 @@ class StackLook:
             dark |= within > 0
         return dark
 
-    def on_planes(self, hits: PlaneHits, rays: Rays, dark: Tensor) -> Tensor:
-        """`[N, R]` float32: what the texture is multiplied with."""
-        picked = self.table.index_select(1, hits.row.flatten())
-        columns = picked.view(-1, *hits.row.shape).unbind()  # 12 of [N, R]
-        first, second = columns[:4], columns[4:8]
-        others, first_in_others, own, first_in_own = columns[8:]
+    def on_planes(self, hits: PlaneHits, rays: Rays) -> tuple[Tensor, Tensor]:
+        """`[N, R]` float32 each: what a texture is multiplied with in shadows; what light adds."""
+        picked = self.plane_numbers().index_select(1, hits.row.flatten())
+        first, second, rest = picked.view(3, 4, *hits.row.shape)
+        others, first_in_others, own, first_in_own = rest
         shine = []
         for light in (first, second):
             to_view = dot(light[:3], rays.direction) / -rays.length
             shine.append(_specular(light[3], hits.cosine, to_view))
         others = others.addcmul_(first_in_others, shine[0]).add_(shine[1]).clamp_(max=1)
-        own = own.addcmul_(first_in_own, shine[0]).clamp_(max=1)
-        return others.add_(own * ~dark)
+        return others, own.addcmul_(first_in_own, shine[0]).clamp_(max=1)
 
     def on_solids(
         self,
