@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -215,7 +216,8 @@ def test_light_on_planes_is_the_general_formula_with_its_constants_worked_out():
     rays = camera_rays(scenes.camera, 16, 1, slice(None))
     hits = meet(look.planes, look.box, rays)
     for dark in (torch.zeros(32, 256, dtype=torch.bool), torch.ones(32, 256, dtype=torch.bool)):
-        light = look.on_planes(hits, rays, dark)
+        in_shadow, rest = look.on_planes(hits, rays)
+        light = in_shadow + rest * ~dark
         assert light.max() > 0.99
         every = torch.arange(32).repeat_interleave(256)
         normals = torch.tensor([[0.0, 0, 1], [0, -1, 0], [-1, 0, 0]]).t()[:, hits.plane.flatten()]
@@ -304,9 +306,12 @@ def test_mistakes_are_named():
         Renderer(PLAIN, fused=True)
 
 
-def test_primitives_know_which_kinds_occur():
-    solids = towers(2).solids
-    assert primitives(solids, (0, 1)).kinds == (0, 1)
+def test_primitives_are_listed_by_kind_without_empty_slots():
+    ball, box = SOLIDS.index("sphere"), SOLIDS.index("box")
+    solids = replace(towers(2).solids, kind=torch.tensor([[box, ball, box, box, box, ball]] * 2))
+    owner = torch.tensor([[1, 2, 3, 0, 0, 4], [1, 0, 0, 0, 0, 0]])
+    there = primitives(replace(solids, owner=owner)).there
+    assert there.tolist() == [1, 5, 0, 2, 6]
 
 
 @GPU

@@ -9,11 +9,11 @@ FLAT = torch.full((4, 4, 3), 200, dtype=torch.uint8)
 ATLAS = Atlas(torch.stack([RAMP, FLAT]))
 
 
-def sample(u, v, footprint=1.0, texture=0, by=1.0):
+def sample(u, v, footprint=1.0, texture=0):
     """The red channel, in grey levels."""
-    u, v, footprint, by = (torch.tensor([float(x)]) for x in (u, v, footprint, by))
+    u, v, footprint = (torch.tensor([float(x)]) for x in (u, v, footprint))
     first = torch.tensor([texture * ATLAS.stride], dtype=torch.int32)
-    return float(ATLAS.sample(first, u, v, footprint, by)[0, 0] * 255)
+    return float(ATLAS.sample(first, u, v, footprint)[0, 0] * 255)
 
 
 def test_the_middle_of_a_texel_has_its_colour():
@@ -45,10 +45,6 @@ def test_a_wide_footprint_sees_the_means_of_texels():
 def test_textures_do_not_mix_with_one_another():
     for footprint in (1, 1.7, 3, 100):
         assert sample(0.01, 0.99, footprint, texture=1) == pytest.approx(200, abs=1e-3)
-
-
-def test_the_colour_is_multiplied():
-    assert sample(0.3, 0.4, texture=1, by=0.25) == pytest.approx(50)
 
 
 def test_a_texture_that_cannot_be_halved_is_refused():

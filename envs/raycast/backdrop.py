@@ -102,6 +102,9 @@ class Recent:
         self._rays = rays
         self._kept: dict[Hashable, Backdrop] = {}
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def get(self, key: Hashable, make: Callable[[], Backdrop]) -> Backdrop:
         """What was made for this key before, or is made now."""
         found = self._kept.get(key)
