@@ -204,3 +204,45 @@ def test_the_wrong_wrapper_names_the_right_one(checkpoint):
 def test_frames_are_required(checkpoint):
     with pytest.raises(ValueError, match="GenesisVectorObsWrapper needs frames"):
         GenesisVectorObsWrapper(gym.make_vec("CartPole-v1", num_envs=2), checkpoint)
+
+
+# --- tensors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["flat", "slots", "dict"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_tensors_say_what_arrays_say_and_stay_on_the_device(checkpoint, device, layout):
+    def play(tensors):
+        envs = gym.make_vec(
+            "envs:GenesisRL/SpriteGoal-v0",
+            num_envs=3,
+            device=device,
+            tensors=tensors,
+            image_size=32,
+            max_episode_steps=2,
+            autoreset_mode="SameStep",
+        )
+        options = {"device": device, "layout": layout, "tensors": tensors}
+        envs = GenesisVectorObsWrapper(envs, checkpoint, **options)
+        first, _ = envs.reset(seed=0)
+        envs.step(np.zeros(3, int))
+        last, _, _, truncated, infos = envs.step(np.zeros(3, int))
+        assert truncated.all()
+        parts = [first, last, *infos["final_obs"]]
+        return [list(p.values()) if layout == "dict" else [p] for p in parts]
+
+    for array, tensor in zip(sum(play(False), []), sum(play(True), []), strict=True):
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.device.type == device
+        np.testing.assert_allclose(tensor.cpu().numpy(), array, rtol=0, atol=1e-6)
+
+
+def test_tensors_of_an_episode_are_memory_of_their_own(checkpoint):
+    envs = GenesisVectorObsWrapper(SyncVectorEnv(staggered(2)), checkpoint, tensors=True)
+    first, _ = envs.reset(seed=0)
+    before = first.clone()
+    envs.step([1, 1])
+    assert torch.equal(first, before)
+    first.zero_()
+    again, _ = envs.reset(options={"reset_mask": np.array([True, False])})
+    assert again[1].abs().sum() > 0

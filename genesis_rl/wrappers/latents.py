@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genesis_rl.agents import stamp
 from genesis_rl.alignment import SlotAligner
@@ -29,7 +30,7 @@ DType = Literal["float32", "float16"]
 Parity = Literal["official"]
 Align = Literal["hungarian"]
 
-Observation: TypeAlias = Any  # an array, or a dict of arrays
+Observation: TypeAlias = Any  # an array or a tensor, or a dict of them
 
 _NOISE = 0x9E4E5  # keeps the noise of a seed apart from whatever else is drawn from that seed
 
@@ -106,6 +107,7 @@ class LatentObserver:
         options: What to observe of the latents.
         frame_space: The environment's (single) observation space.
         num_envs: How many environments the frames come from; each has noise of its own.
+        tensors: Whether observations stay tensors on the encoder's device; arrays otherwise.
 
     Attributes:
         space: The space of one observation.
@@ -122,9 +124,11 @@ class LatentObserver:
         options: LatentOptions,
         frame_space: gym.Space[Any],
         num_envs: int = 1,
+        tensors: bool = False,
     ):
         self.name = name
         self.options = options
+        self.tensors = tensors
         self.format = frame_format(frame_space, name)
         self.encoder: ObjectEncoder = open_encoder(checkpoint, options.device, options.precision)
         self.space = latent_space(self.encoder.num_slots, self.encoder.latent_sizes, options)
@@ -179,11 +183,17 @@ class LatentObserver:
             latents = self.encoder.encode(images, noise)
         if self.aligner is not None:
             latents = self.aligner(latents, envs, begins, final)
-        values = self._clipped(latents.cpu().numpy())
+        values = self._clipped(latents if self.tensors else latents.cpu())
         mask, component = values[..., :mask_sizes], values[..., mask_sizes:]
-        return arrange(mask, component, self.options, drops_last_mask(self.encoder.latent_sizes))
+        ragged = drops_last_mask(self.encoder.latent_sizes)
+        observation = arrange(mask, component, self.options, ragged)
+        if self.tensors:
+            return observation
+        if isinstance(observation, dict):
+            return {name: entry.numpy() for name, entry in observation.items()}
+        return observation.numpy()
 
-    def images(self, frames: Any) -> torch.Tensor:
+    def images(self, frames: Any) -> Tensor:
         """Maps frames to uint8 images of the encoder's size, `[N, 3, S, S]`."""
         try:
             return self.format.to_images(frames, self.encoder.image_size)
@@ -220,21 +230,22 @@ class LatentObserver:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def _clipped(self, values: NDArray[np.float32]) -> NDArray[Any]:
+    def _clipped(self, values: Tensor) -> Tensor:
         bound = self.options.bound
-        if values.size and not (values.min() >= -bound and values.max() <= bound):
-            if np.isnan(values).any():
+        outside = ~(values.abs() <= bound)  # NaN is outside, too
+        if outside.any():
+            if values.isnan().any():
                 raise FloatingPointError(f"{self.name}: the encoder returned NaN")
-            clipped = int(np.count_nonzero(np.abs(values) > bound))
+            clipped = int(outside.sum())
             if self.num_clipped == 0:
                 warnings.warn(
-                    f"{self.name} clipped {clipped} of {values.size} latent values to "
+                    f"{self.name} clipped {clipped} of {values.numel()} latent values to "
                     f"[-{bound:g}, {bound:g}]; further clipping is only counted, in num_clipped",
                     stacklevel=3,
                 )
             self.num_clipped += clipped
-            values = np.clip(values, -bound, bound)
-        return values.astype(self.options.dtype, copy=False)
+            values = values.clamp(-bound, bound)
+        return values.to(getattr(torch, self.options.dtype))
 
 
 def latent_space(
@@ -244,7 +255,7 @@ def latent_space(
     sizes = {"mask": latent_sizes[0], "component": latent_sizes[1]}
     if options.latents != "both" and sizes[options.latents] == 0:
         raise ValueError(f"latents={options.latents!r} was asked for, but the model has none")
-    slots = np.empty((1, num_slots, sum(latent_sizes)), options.dtype)
+    slots = torch.empty((1, num_slots, sum(latent_sizes)), device="meta")
     mask, component = slots[..., : sizes["mask"]], slots[..., sizes["mask"] :]
     example = arrange(mask, component, options, drops_last_mask(latent_sizes))
 
@@ -266,8 +277,8 @@ def drops_last_mask(latent_sizes: tuple[int, int]) -> bool:
 
 
 def arrange(
-    mask: NDArray[Any], component: NDArray[Any], options: LatentOptions, ragged: bool
-) -> Observation:
+    mask: Tensor, component: Tensor, options: LatentOptions, ragged: bool
+) -> Tensor | dict[str, Tensor]:
     """Lays out mask latents `[N, K, M]` and component latents `[N, K, C]` as the options say.
 
     Args:
@@ -285,11 +296,11 @@ def arrange(
     if options.parity == "official" and ragged and "mask" in parts:
         parts["mask"] = mask[:, :-1]
     if options.layout == "dict":
-        return {name: np.array(part, order="C") for name, part in parts.items()}
+        return {name: part.contiguous() for name, part in parts.items()}
     if options.parity == "official":
-        return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
-    slots = np.concatenate(list(parts.values()), axis=2)
-    return slots.reshape(len(slots), -1) if options.layout == "flat" else slots
+        return torch.cat([part.flatten(1) for part in parts.values()], dim=1)
+    slots = torch.cat(list(parts.values()), dim=2)
+    return slots.flatten(1) if options.layout == "flat" else slots
 
 
 def frame_format(space: gym.Space[Any], name: str) -> FrameFormat:

@@ -55,6 +55,8 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         precision: "auto", "fp32", "tf32" or "bf16".
         parity: "official" gives the features of the authors' release.
         align: "hungarian" lets slots keep their numbers over an episode, as far as they can.
+        tensors: Whether observations stay torch tensors on the encoder's device, for learners that
+            live there. With an environment whose frames are tensors, too, none leaves the device.
     """
 
     def __init__(
@@ -71,13 +73,16 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         precision: str = "auto",
         parity: Parity | None = None,
         align: Align | None = None,
+        tensors: bool = False,
     ):
         check_kind(env, "GenesisVectorObsWrapper")
         options = LatentOptions(
             layout, latents, stochastic, clip, dtype, device, precision, parity, align
         )
         checkpoint = str(checkpoint)
-        gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
+        gym.utils.RecordConstructorArgs.__init__(
+            self, checkpoint=checkpoint, tensors=tensors, **asdict(options)
+        )
         gym.vector.VectorWrapper.__init__(self, env)
         self._autoreset = autoreset_mode(env, "GenesisVectorObsWrapper")
         self._observer = LatentObserver(
@@ -86,6 +91,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
             options,
             env.single_observation_space,
             env.num_envs,
+            tensors,
         )
         self._failures = FailureNotes("GenesisVectorObsWrapper", env)
         self._frames: Any = None
@@ -193,19 +199,22 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
             for row, i in enumerate(chosen):
                 boxed[i] = copy.deepcopy(_take(latents, row))
             return boxed
-        dense = copy.deepcopy(self._zeros())
-        _assign(dense, chosen, latents)
+        dense = self._spread(latents, chosen)
         if not isinstance(final_obs, torch.Tensor):
             return dense
         if isinstance(dense, dict):
-            return {k: torch.from_numpy(v).to(final_obs.device) for k, v in dense.items()}
-        return torch.from_numpy(dense).to(final_obs.device)
+            return {k: torch.as_tensor(v, device=final_obs.device) for k, v in dense.items()}
+        return torch.as_tensor(dense, device=final_obs.device)
 
-    def _zeros(self) -> Observation:
-        space = self.single_observation_space
-        if isinstance(space, gym.spaces.Dict):
-            return {k: np.zeros((self.num_envs, *v.shape), v.dtype) for k, v in space.items()}  # type: ignore[misc]
-        return np.zeros((self.num_envs, *space.shape), space.dtype)  # type: ignore[misc]
+    def _spread(self, latents: Observation, chosen: NDArray[np.intp]) -> Observation:
+        """Puts the latents of chosen environments among zeros for the others."""
+        if isinstance(latents, dict):
+            return {name: self._spread(entry, chosen) for name, entry in latents.items()}
+        shape = (self.num_envs, *latents.shape[1:])
+        is_tensor = isinstance(latents, torch.Tensor)
+        dense = latents.new_zeros(shape) if is_tensor else np.zeros(shape, latents.dtype)
+        dense[chosen] = latents
+        return dense
 
 
 def _numpy(values: Any) -> NDArray[Any]:
