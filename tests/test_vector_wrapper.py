@@ -206,7 +206,7 @@ def test_frames_are_required(checkpoint):
         GenesisVectorObsWrapper(gym.make_vec("CartPole-v1", num_envs=2), checkpoint)
 
 
-# --- tensors ---------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["flat", "slots", "dict"])
@@ -228,10 +228,10 @@ def test_tensors_say_what_arrays_say_and_stay_on_the_device(checkpoint, device, 
         envs.step(np.zeros(3, int))
         last, _, _, truncated, infos = envs.step(np.zeros(3, int))
         assert truncated.all()
-        parts = [first, last, *infos["final_obs"]]
-        return [list(p.values()) if layout == "dict" else [p] for p in parts]
+        seen = [first, last, *infos["final_obs"]]
+        return [part for s in seen for part in (s.values() if layout == "dict" else [s])]
 
-    for array, tensor in zip(sum(play(False), []), sum(play(True), []), strict=True):
+    for array, tensor in zip(play(False), play(True), strict=True):
         assert isinstance(tensor, torch.Tensor)
         assert tensor.device.type == device
         np.testing.assert_allclose(tensor.cpu().numpy(), array, rtol=0, atol=1e-6)

@@ -14,7 +14,8 @@ from genesis_rl.encoder import register_encoder
 
 torch.set_num_threads(1)  # the networks here are too small for two
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# Not `is_available`: that lets no process use CUDA that is forked afterwards.
+needs_cuda = pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA device")
 
 KINDS = ("hwc", "chw", "grey", "flat_grey", "float", "opaque")
 
