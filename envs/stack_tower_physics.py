@@ -101,13 +101,14 @@ class Pile:
         self.count += 1
 
     def _settle(self) -> bool:
-        count = self.count
+        centre = self._data.qpos.reshape(-1, 7)[: self.count, :3]  # these follow the simulation
+        speed = self._data.qvel[: 6 * self.count]
+        begin = self._set_down[: self.count]
         for check in range(round(SECONDS / TIMESTEP / _CHECK_EVERY)):
             self._mujoco.mj_step(self._model, self._data, _CHECK_EVERY)  # lets other threads run
-            centre = self._data.qpos.reshape(-1, 7)[:count, :3]
-            if np.linalg.norm(centre - self._set_down[:count], axis=1).max() > FALL:
+            if np.square(centre - begin).sum(axis=1).max() > FALL**2:
                 return False
-            if check >= _AT_LEAST and np.abs(self._data.qvel[: 6 * count]).max() < REST:
+            if check >= _AT_LEAST and np.abs(speed).max() < REST:
                 return True
         return True
 

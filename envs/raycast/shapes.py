@@ -83,12 +83,13 @@ def _box(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
 
 
 def _cylinder(origin: Tensor, direction: Tensor, size: Tensor) -> Tensor:
-    along = (direction[0] ** 2 + direction[1] ** 2).clamp(min=_TINY)
-    middle = -(origin[0] * direction[0] + origin[1] * direction[1]) / along
-    x, y = origin[0] + middle * direction[0], origin[1] + middle * direction[1]
-    inside = size[0] ** 2 - (x * x + y * y)
-    half = (inside / along).clamp(min=0).sqrt()
-    near, far = _slab(origin[2], direction[2], size[2])
+    (x, y, z), (dx, dy, dz), (radius, _, length) = origin, direction, size
+    along = (dx * dx + dy * dy).clamp_(min=_TINY)
+    middle = -(x * dx + y * dy) / along
+    x, y = x + middle * dx, y + middle * dy
+    inside = radius * radius - (x * x + y * y)
+    half = (inside / along).clamp_(min=0).sqrt_()
+    near, far = _slab(z, dz, length)
     near, far = torch.maximum(near, middle - half), torch.minimum(far, middle + half)
     return _if((inside > 0) & (near < far), near)
 
@@ -189,16 +190,17 @@ def _sphere_normal(point: Tensor, size: Tensor) -> Tensor:
 
 def _box_normal(point: Tensor, size: Tensor) -> Tensor:
     x, y, z = (point / size).abs()
-    on_x = (x >= y) & (x >= z)
+    on_x = x >= torch.maximum(y, z)
     on_y = (y >= z) & ~on_x
     return torch.stack([on_x, on_y, ~(on_x | on_y)]) * point.sign()
 
 
 def _cylinder_normal(point: Tensor, size: Tensor) -> Tensor:
-    out = (point[0] ** 2 + point[1] ** 2).sqrt()
-    on_end = point[2].abs() * size[0] > out * size[2]
-    side = point / out.clamp(min=_TINY) * ~on_end
-    return torch.stack([side[0], side[1], point[2].sign() * on_end])
+    (x, y, z), (radius, _, length) = point, size
+    out = (x * x + y * y).sqrt_()
+    on_end = z.abs() * radius > out * length
+    per_out = ~on_end / out.clamp_(min=_TINY)
+    return torch.stack([x * per_out, y * per_out, z.sign() * on_end])
 
 
 def _capsule_normal(point: Tensor, size: Tensor) -> Tensor:

@@ -71,17 +71,16 @@ class StackLook:
         end_of_pair = end.flatten().index_select(0, pairs.ray)
         sense = self.towards.index_select(1, scene)
         dark = shadowed(solids, point, pairs, sense, end_of_pair)
-        for axis, other in ((1, 0), (0, 1)):
-            per_unit = torch.where(towards[axis] > 0, 1 / towards[axis], 0)
-            t = (_BOX.half - point[axis]) * per_unit
-            # Inside the wall in all respects, as the smallest of how far.
-            within = torch.minimum(t - WALL_NEAREST, end - t)
-            along = (t * towards[other]).add_(point[other]).abs_()
-            within = torch.minimum(within, _BOX.half - along)
-            upwards = (t * towards[2]).add_(point[2])
-            within = torch.minimum(within, _BOX.height - upwards)
-            dark |= within > 0
-        return dark
+        # The walls across x and y, together: where the ray meets each, in [2, N, R].
+        flat, sense = point[:2], towards[:2]
+        t = (_BOX.half - flat).mul_(torch.where(sense > 0, 1 / sense, 0))
+        along = (t * sense.flip(0)).add_(flat.flip(0)).abs_()
+        upwards = (t * towards[2]).add_(point[2])
+        # Inside the wall in all respects, as the smallest of how far.
+        within = torch.minimum(t - WALL_NEAREST, end - t)
+        within = torch.minimum(within, along.neg_().add_(_BOX.half))
+        within = torch.minimum(within, upwards.neg_().add_(_BOX.height))
+        return dark.logical_or_(within.amax(0) > 0)
 
     def on_planes(self, hits: PlaneHits, rays: Rays) -> tuple[Tensor, Tensor]:
         """`[N, R]` float32 each: what a texture is multiplied with in shadows; what light adds."""
