@@ -12,8 +12,7 @@ ATLAS = Atlas(torch.stack([RAMP, FLAT]))
 def sample(u, v, footprint=1.0, texture=0):
     """The red channel, in grey levels."""
     u, v, footprint = (torch.tensor([float(x)]) for x in (u, v, footprint))
-    first = torch.tensor([texture * ATLAS.stride], dtype=torch.int32)
-    return float(ATLAS.sample(first, u, v, footprint)[0, 0] * 255)
+    return float(ATLAS.sample(torch.tensor([texture]), ATLAS.taps(u, v, footprint))[0, 0] * 255)
 
 
 def test_the_middle_of_a_texel_has_its_colour():

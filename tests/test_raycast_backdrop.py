@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from envs.raycast import Renderer
+from envs.raycast.backdrop import Recent
 from envs.rooms import draw_rooms, ring_camera, room_scene
 from envs.textures import SurfaceTextures
 from envs.towers import draw_towers, stack_camera, tower_scene
@@ -57,7 +58,12 @@ def test_rooms_that_are_remembered_are_told_apart_by_all_that_shows():
 
 
 def test_what_is_remembered_is_bounded_by_rays():
-    scenes, renderer = towers(5), Renderer(NOISE, rays_per_chunk=3 * 16**2)
-    for row in range(5):
-        renderer.render(scenes[row : row + 1], size=16, samples=1)
-        assert 1 <= len(renderer._recent) <= 3
+    recent = Recent(10)
+    for key in "aab":
+        recent.get(key, 4, object)
+    assert len(recent) == 2
+    known = recent.get("a", 4, object)
+    assert recent.get("a", 4, object) is known
+    recent.get("c", 4, object)  # 12 rays would be too many
+    assert len(recent) == 1
+    assert recent.get("a", 4, object) is not known

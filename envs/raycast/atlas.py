@@ -4,11 +4,25 @@ The filter is OpenGL's GL_LINEAR_MIPMAP_LINEAR with GL_REPEAT: isotropic, biline
 nearest mip levels, linear between them.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from envs.raycast.rays import pick
+
+
+class Taps(NamedTuple):
+    """Which texels of a texture M places show.
+
+    Attributes:
+        texel: `[M, 8]` int32, their numbers within any one texture.
+        weight: `[M, 8]` float32, which sum to 1.
+    """
+
+    texel: Tensor
+    weight: Tensor
 
 
 class Atlas:
@@ -55,11 +69,10 @@ class Atlas:
             self._packed = red | green << 8 | blue << 16
         return self._packed
 
-    def sample(self, first: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
-        """`[M, 4]` float32: the filtered colours.
+    def taps(self, u: Tensor, v: Tensor, footprint: Tensor) -> Taps:
+        """The texels to filter, of M places.
 
         Args:
-            first: `[M]` int32, where in the table the texture begins: its number times `stride`.
             u: `[M]` float32, to the right in the image; 0 to 1 is the texture, which repeats.
             v: `[M]` float32, from row to row.
             footprint: `[M]` float32, the distance of neighbouring rays on the surface in texels of
@@ -68,17 +81,19 @@ class Atlas:
         level = footprint.log2().clamp_(0, self.levels - 1)
         lower = level.int().clamp_(max=self.levels - 2)
         between = level - lower
-        texels, weights = self._corners(lower, first, u, v, 1 - between)
-        more_texels, more_weights = self._corners(lower + 1, first, u, v, between)
-        return F.embedding_bag(
-            torch.stack(texels + more_texels, dim=-1),
-            self.texels,
-            mode="sum",
-            per_sample_weights=torch.stack(weights + more_weights, dim=-1),
+        texels, weights = self._corners(lower, u, v, 1 - between)
+        more_texels, more_weights = self._corners(lower + 1, u, v, between)
+        return Taps(
+            torch.stack(texels + more_texels, dim=-1), torch.stack(weights + more_weights, dim=-1)
         )
 
+    def sample(self, texture: Tensor, taps: Taps) -> Tensor:
+        """`[M, 4]` float32: the filtered colours of these `[M]` textures."""
+        texel = taps.texel + (texture * self.stride).int()[:, None]
+        return F.embedding_bag(texel, self.texels, mode="sum", per_sample_weights=taps.weight)
+
     def _corners(
-        self, mip: Tensor, first: Tensor, u: Tensor, v: Tensor, by: Tensor
+        self, mip: Tensor, u: Tensor, v: Tensor, by: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The four texels of this level around (u, v), and their weights, which sum to `by`."""
         side = pick(self._sides, mip)
@@ -89,7 +104,7 @@ class Atlas:
         last = pick(self._last, mip)
         column, row = left.int() & last, top.int() & last
         next_column, next_row = (column + 1) & last, (row + 1) & last
-        start, width = pick(self._starts, mip) + first, last + 1
+        start, width = pick(self._starts, mip), last + 1
         upper, lower = row * width + start, next_row * width + start
         lower_weight = y * by
         upper_weight = by - lower_weight

@@ -7,25 +7,29 @@ comes from: `rays`, `planes`, `cast` and `shapes`, `atlas`, and for the light `s
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from envs.raycast.atlas import Atlas
-from envs.raycast.backdrop import Backdrop, Recent, as_rows
+from envs.raycast.backdrop import Backdrop, Outlook, Recent, as_rows
 from envs.raycast.cast import Hits, Primitives, nearest, normals, primitives
 from envs.raycast.look import LIFT, Look
 from envs.raycast.planes import distances, into, per_distance, per_unit, texture_mapping
 from envs.raycast.room import RoomLook
 from envs.raycast.stack import StackLook
-from envs.solids import SolidScene, StackStage
+from envs.solids import Camera, RoomStage, SolidScene, StackStage
 from envs.textures import SurfaceTextures
 
 # Working sets that stay in a core's cache, and launches that fill a GPU.
 _CPU_RAYS, _CUDA_RAYS = 1 << 17, 1 << 23
+_REMEMBERED = 1 << 18  # rays, at about 150 bytes
 _MOST_SCENES = 32768  # in a launch: the grid's second axis ends at 65535
+
+T = TypeVar("T")
 
 
 class Rendering(NamedTuple):
@@ -76,7 +80,7 @@ class Renderer:
             raise ValueError(f"fused kernels need Triton and a CUDA device, got {self.device}")
         self.floors, self.walls = len(textures.floors), len(textures.walls)
         self.atlas = Atlas(torch.cat([textures.floors, textures.walls]).to(self.device))
-        self._recent = Recent(self.rays_per_chunk) if self.device.type == "cpu" else None
+        self._recent = Recent(_REMEMBERED) if self.device.type == "cpu" else None
 
     def _can_fuse(self) -> bool:
         return self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
@@ -202,48 +206,63 @@ class View:
 
     def draw(self, out: Rendering, samples: int, pixels: slice) -> None:
         """Draws these pixels into views of the results, with `[N, pixels]` in front."""
-        backdrop = self._backdrop(samples, pixels)
-        solids = self._visible(backdrop)
-        colour = self._colours(backdrop, solids)
+        outlook = self._outlook(samples, pixels)
+        solids = self._visible(outlook)
+        colour = self._colours(outlook, solids, self._backdrop(outlook, samples, pixels))
         means = colour.view(len(out.images), samples**2, -1).sum(1)  # [N, pixels * 4]
         means = means.mul_(255 / samples**2).add_(0.5).view(*out.images.shape[:2], 4)
         out.images.copy_(means[..., :3])  # rounds towards zero
         if len(out.masks) or len(out.depth):
             if samples % 2 == 0:  # no ray of these goes through a pixel's centre
-                samples, backdrop = 1, self._backdrop(1, pixels)
-                solids = self._visible(backdrop)
-            self._measure(out, backdrop, solids, samples)
+                samples, outlook = 1, self._outlook(1, pixels)
+                solids = self._visible(outlook)
+            self._measure(out, outlook, solids, samples)
 
-    def _backdrop(self, samples: int, pixels: slice) -> Backdrop:
-        """What these pixels show without solids; of a single room it may be known already."""
-        stage, camera = self.scene.stage, self.scene.camera
-        what = self.size, samples, pixels
+    def _outlook(self, samples: int, pixels: slice) -> Outlook:
+        """Where rays through these pixels meet the room."""
+        camera, what = self.scene.camera, (self.size, samples, pixels)
+        return self._recall((camera,), what, lambda: Outlook(self.look, camera, self.atlas, *what))
 
-        def make() -> Backdrop:
-            return Backdrop(self.look, camera, self.atlas, self.texture, *what)
+    def _backdrop(self, outlook: Outlook, samples: int, pixels: slice) -> Backdrop:
+        """What these rays see there."""
+        of = self.scene.camera, self.scene.stage
+        return self._recall(
+            of,
+            (self.size, samples, pixels),
+            lambda: Backdrop(outlook, self.look, self.atlas, self.texture),
+        )
 
-        if self._recent is None or len(stage) > 1:
+    def _recall(
+        self,
+        of: tuple[Camera | StackStage | RoomStage, ...],
+        what: tuple[int, int, slice],
+        make: Callable[[], T],
+    ) -> T:
+        """What is made of these for size, samples and pixels; a single scene's may be known."""
+        if self._recent is None or len(self.scene) > 1:
             return make()
-        return self._recent.get((*stage.key(), *camera.key(), str(what)), make)
+        _, samples, pixels = what
+        rays = samples**2 * (pixels.stop - pixels.start)
+        return self._recent.get((*(part.key() for part in of), str(what)), rays, make)
 
-    def _visible(self, backdrop: Backdrop) -> Hits:
+    def _visible(self, outlook: Outlook) -> Hits:
         """Where rays meet the first solid, unless the room is in front of it."""
-        hits = nearest(self.solids, backdrop.rays, self.scene.camera.rotation)
-        visible = hits.t < backdrop.depth.flatten().index_select(0, hits.ray)
+        hits = nearest(self.solids, outlook.rays, self.scene.camera.rotation)
+        visible = hits.t < outlook.depth.flatten().index_select(0, hits.ray)
         kept = visible.nonzero()[:, 0]
         return Hits(*(field.index_select(0, kept) for field in hits))
 
-    def _colours(self, backdrop: Backdrop, solids: Hits) -> Tensor:
+    def _colours(self, outlook: Outlook, solids: Hits, backdrop: Backdrop) -> Tensor:
         """`[N * R, 4]` float32 in [0, 1]; the fourth is anything."""
-        look, rays = self.look, backdrop.rays
+        look, rays = self.look, outlook.rays
         scene, ray = solids.ray // len(rays.length), solids.ray % len(rays.length)
         direction = rays.direction.flatten(1).index_select(1, solids.ray)
         origin = rays.origin[..., 0].index_select(1, scene)
         point = origin + solids.t * direction
         normal = normals(self.solids, solids, point)
 
-        start = backdrop.start.flatten(1).index_copy(1, solids.ray, point + LIFT * normal)
-        dark = look.shadowed(self.solids, start.view_as(backdrop.start))
+        start = outlook.start.flatten(1).index_copy(1, solids.ray, point + LIFT * normal)
+        dark = look.shadowed(self.solids, start.view_as(outlook.start))
 
         shaded = look.on_solids(
             self.solids.colour.index_select(1, solids.solid),
@@ -255,9 +274,9 @@ class View:
         )
         return backdrop.colours(dark).index_copy_(0, solids.ray, as_rows(shaded))
 
-    def _measure(self, out: Rendering, backdrop: Backdrop, solids: Hits, samples: int) -> None:
+    def _measure(self, out: Rendering, outlook: Outlook, solids: Hits, samples: int) -> None:
         """Writes masks and depth, from an odd number of rays per pixel and side."""
-        depth = backdrop.depth.flatten().index_copy(0, solids.ray, solids.t)
+        depth = outlook.depth.flatten().index_copy(0, solids.ray, solids.t)
         masks = torch.zeros(depth.shape, dtype=torch.uint8, device=depth.device)
         masks[solids.ray] = self.solids.owner[solids.solid]
         for target, values in ((out.masks, masks), (out.depth, depth)):
