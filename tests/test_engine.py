@@ -193,16 +193,16 @@ def test_the_graph_learns_what_the_eager_step_learns(precision):
     graph = make("cuda", precision=precision, compile=True)
     assert graph.mode == "compiled in one CUDA graph"
     assert differing(learnt(eager), learnt(graph)) == []  # the warm-up left no trace
+    start = learnt(eager)
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     assert run(graph, 5, seed=0) == pytest.approx(run(eager, 5, seed=0), rel=tolerance)
     if precision == "fp32":
-        ours, theirs = learnt(graph), learnt(eager)
-        for name in ours:
-            if not name.startswith("adam"):
-                # Where a gradient is hardly there, rounding decides its sign: all that Adam sees.
-                far = ~torch.isclose(ours[name], theirs[name], rtol=1e-2, atol=1e-3)
-                assert far.float().mean() < 1e-3, name
-                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-2, atol=5 * 2e-3)
+        # Where a gradient is hardly there, rounding decides its sign, which is all that Adam sees:
+        # single weights may part, but all together stay near, by the length of their way.
+        for name, theirs in learnt(eager).items():
+            if not name.startswith("adam") and theirs.is_floating_point():
+                way = (theirs - start[name]).norm()
+                assert (learnt(graph)[name] - theirs).norm() <= 0.05 * way + 1e-6, name
 
 
 @pytest.mark.slow

@@ -225,11 +225,12 @@ def _rows(final_obs: Any, chosen: NDArray[np.intp], frames: Any) -> Any:
     """Returns the final frames of the chosen environments, of the same type as the frames."""
     if isinstance(final_obs, torch.Tensor):
         rows: Any = final_obs[torch.from_numpy(chosen).to(final_obs.device)]
-    else:
-        rows = np.stack([final_obs[i] for i in chosen]) if len(chosen) else _numpy(frames)[:0]
+        return rows.to(frames.device) if isinstance(frames, torch.Tensor) else _numpy(rows)
+    if not len(chosen):
+        return frames[:0]
     if isinstance(frames, torch.Tensor):
-        return torch.as_tensor(rows).to(frames.device)
-    return _numpy(rows)
+        return torch.stack([torch.as_tensor(final_obs[i], device=frames.device) for i in chosen])
+    return np.stack([_numpy(final_obs[i]) for i in chosen])
 
 
 def _concatenate(first: Any, second: Any) -> Any:
