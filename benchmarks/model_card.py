@@ -1,13 +1,15 @@
 """Model card: what is in a checkpoint, how it was made, how well it segments, and where it fails.
 
 Scores the checkpoint on test images of its own dataset, writes `README.md` and a picture of the
-best, the median and the worst image into its folder, and appends the scores to the results.
+best, the median and the worst image into its folder, and appends the scores to the results. With
+the folder of the run that it comes from, or its `metrics.jsonl`, how training went is drawn, too.
 
-    python -m benchmarks.model_card genesis_rl/weights/multi_dsprites
+    python -m benchmarks.model_card genesis_rl/weights/multi_dsprites --run runs/sprites
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,14 @@ from benchmarks.common import argument_parser, positive_int, run_cli
 
 CARD = "README.md"
 PICTURE = "decomposition.png"
+CURVE = "training.png"
+_SCORES = {"ari_fg": "ARI-FG", "sc": "SC", "msc": "mSC"}
+_PANELS: tuple[tuple[str, Sequence[str], str, dict[str, Any]], ...] = (
+    ("train", ["error"], "error, nats per pixel and channel", {"ylim": (0.562, 0.58)}),
+    ("train", ["kl"], "KL, nats", {"yscale": "log"}),
+    ("train", ["beta"], "beta", {"yscale": "log"}),
+    ("val", list(_SCORES), "validation images", {}),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--note", default="", help="a paragraph of your own, such as known failures"
     )
+    parser.add_argument("--run", type=Path, help="its run folder, or metrics.jsonl, for the curve")
     args = parser.parse_args(argv)
 
     from benchmarks import segmentation
@@ -40,11 +51,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags += ["--dataset", entry["metadata"]["dataset"], "--device", args.device]
     flags += ["--picture", str(args.checkpoint / PICTURE), "--results-dir", str(args.results_dir)]
     (line,) = segmentation.main(flags)
-    (args.checkpoint / CARD).write_text(card(args.checkpoint.name, entry, line, args.note))
+    if args.run is not None:
+        draw_curve(args.run, args.checkpoint / CURVE)
+    curve = CURVE if (args.checkpoint / CURVE).is_file() else None
+    text = card(args.checkpoint.name, entry, line, args.note, curve)
+    (args.checkpoint / CARD).write_text(text)
     print(f"wrote {args.checkpoint / CARD}")
 
 
-def card(name: str, entry: dict[str, Any], line: dict[str, Any], note: str = "") -> str:
+def draw_curve(run: Path, picture: Path) -> None:
+    """Draws error, KL, beta and segmentation over the steps of a run.
+
+    Args:
+        run: The run's folder, or its `metrics.jsonl` alone.
+        picture: Where the PNG goes.
+
+    Raises:
+        ValueError: There are no metrics.
+    """
+    from benchmarks.plots import new_figure, save_figure
+
+    path = run if run.is_file() else run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not lines:
+        raise ValueError(f"{path} holds no metrics; --run needs the folder of a training run")
+    figure = new_figure(8, 5)
+    for axes, (split, keys, label, look) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        for key in keys:
+            points = [(row["step"], row[key]) for row in lines if row["split"] == split]
+            axes.plot(*zip(*points, strict=True), label=_SCORES.get(key))
+        axes.set(xlabel="steps", ylabel=label, **look)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, picture, dpi=100)
+
+
+def card(
+    name: str,
+    entry: dict[str, Any],
+    line: dict[str, Any],
+    note: str = "",
+    curve: str | None = None,
+) -> str:
     """Returns the card as Markdown with a YAML head.
 
     Args:
@@ -52,9 +100,10 @@ def card(name: str, entry: dict[str, Any], line: dict[str, Any], note: str = "")
         entry: Its `config.json`.
         line: The result line of `benchmarks.segmentation`.
         note: A paragraph to add.
+        curve: Name of the picture that shows how training went.
     """
     made, config = entry["metadata"], entry["config"]
-    scores = {"ARI-FG": "ari_fg", "SC": "sc", "mSC": "msc"}
+    scores = {label: key for key, label in _SCORES.items()}
     head = [
         "---",
         "license: mit",
@@ -78,6 +127,7 @@ def card(name: str, entry: dict[str, Any], line: dict[str, Any], note: str = "")
         ("seed", made["seed"]),
         ("updates x images", f"{made['steps']:,} x {made['batch_size']}"),
         ("learning rate", made["learning_rate"]),
+        *_averaging(made.get("weight_average", 0.0)),
         ("trained on", f"{made.get('device', 'unknown')}, {made.get('precision', '')}"),
         ("training time", f"{made.get('minutes', 'unknown')} minutes"),
         ("commit", made.get("commit", "unknown")),
@@ -96,8 +146,13 @@ def card(name: str, entry: dict[str, Any], line: dict[str, Any], note: str = "")
         + f"![best, median and worst image]({PICTURE})\n\nFrom top to bottom the best, the median "
         + "and the worst of these images; from left to right the true masks,\nthe image, its "
         + "reconstruction, the slots' tints, masks and components.\n"
+        + (f"\n![error, KL, beta and scores over training]({curve})\n" if curve else "")
         + (f"\n{note}\n" if note else "")
     )
+
+
+def _averaging(decay: float) -> list[tuple[str, str]]:
+    return [("weights", f"running average of those of all steps, decay {decay:g}")] if decay else []
 
 
 def _chance(line: dict[str, Any], scores: dict[str, str]) -> list[str]:

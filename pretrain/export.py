@@ -70,6 +70,7 @@ def export(
         if found is None:
             raise FileNotFoundError(f"{run} holds no sound state, which is where raw weights are.")
         metadata["steps"], state = found
+        metadata["weight_average"] = 0.0
         model.load_state_dict(state["engine"]["model"])
     data = load_split(config, "val", images, torch.device("cpu"))
     save_checkpoint(out, model, metadata=metadata, compact=compact)

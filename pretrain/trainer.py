@@ -273,6 +273,7 @@ class Trainer:
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
             "learning_rate": self.config.learning_rate,
+            "weight_average": self.config.weight_average,
             "precision": self.precision,
             "device": device_name(self.device),
             "minutes": round(seconds / 60, 1),

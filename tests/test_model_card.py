@@ -40,3 +40,27 @@ def test_the_head_of_a_card_is_yaml_with_the_scores():
     head = yaml.safe_load(card("sprites", entry, line).split("---")[1])
     [result] = head["model-index"][0]["results"]
     assert result["metrics"] == [{"type": t, "value": 0.5} for t in ("ARI-FG", "SC", "mSC")]
+
+
+def test_the_course_of_a_run_is_drawn_beside_its_card(checkpoint, tmp_path):
+    train = {"split": "train", "error": 0.57, "kl": 9.0, "beta": 0.5}
+    val = {"split": "val", "ari_fg": 0.1, "sc": 0.2, "msc": 0.3}
+    lines = [json.dumps({"step": step} | row) for step in (1, 2) for row in (train, val)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    flags = ["--images", "4", "--results-dir", str(tmp_path / "results"), "--device", "cpu"]
+    model_card.main([str(checkpoint), *flags, "--run", str(tmp_path)])
+    assert (checkpoint / "training.png").stat().st_size > 0
+    assert "(training.png)" in (checkpoint / "README.md").read_text()
+
+
+def test_a_run_without_metrics_has_no_course(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="holds no metrics"):
+        model_card.draw_curve(tmp_path, checkpoint / "training.png")
+    assert not (checkpoint / "training.png").exists()
+
+
+def test_a_card_says_when_weights_are_averages():
+    assert model_card._averaging(0.999) == [
+        ("weights", "running average of those of all steps, decay 0.999")
+    ]
+    assert model_card._averaging(0.0) == []

@@ -116,13 +116,13 @@ def test_the_time_limit_saves_and_says_how_to_go_on(tmp_path, capsys):
 
 def spoil(monkeypatch, steps):
     """Makes the images of these calls of the step NaN; calls go on counting after a rollback."""
-    batch, calls = Engine._batch, []
+    batch, calls = Engine.batch, []
 
     def spoilt(engine):
         calls.append(None)
         return batch(engine) * (float("nan") if len(calls) in steps else 1.0)
 
-    monkeypatch.setattr(Engine, "_batch", spoilt)
+    monkeypatch.setattr(Engine, "batch", spoilt)
 
 
 def test_single_bad_batches_are_skipped_and_counted(tmp_path, monkeypatch):
