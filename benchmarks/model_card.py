@@ -25,7 +25,7 @@ PICTURE = "decomposition.png"
 CURVE = "training.png"
 _SCORES = {"ari_fg": "ARI-FG", "sc": "SC", "msc": "mSC"}
 _PANELS: tuple[tuple[str, Sequence[str], str, dict[str, Any]], ...] = (
-    ("train", ["error"], "error, nats per pixel and channel", {"ylim": (0.562, 0.58)}),
+    ("train", ["error"], "error, nats per value", {"ylim": (0.562, 0.58)}),
     ("train", ["kl"], "KL, nats", {"yscale": "log"}),
     ("train", ["beta"], "beta", {"yscale": "log"}),
     ("val", list(_SCORES), "validation images", {}),
