@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     args = _parser().parse_args(argv)
     args.env_options = dict(args.env_options)
-    args.transfer = {f"{name}={value}": {name: value} for name, value in args.transfer}
+    if args.transfer is not None:
+        args.transfer = {f"{name}={value}": {name: value} for name, value in args.transfer}
     if args.quick:
         apply_quick(args)
     picture = args.picture or args.out / "curve.png"
@@ -108,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "--transfer",
         type=option,
         nargs="*",
-        default=[("colours", "ood"), ("num_objects", 4)],
-        help="what trained agents are tried in too (default: colours=ood num_objects=4)",
+        help="what trained agents are tried in too (default: colours=ood, and one object more, "
+        "where the task has these)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
     parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
@@ -205,7 +206,7 @@ def play_randomly(configs: Sequence[Any]) -> dict[str, Row]:
 
 def plan(args: Any) -> list[tuple[Any, Path]]:
     """Returns the rows to train, and the folder of each."""
-    from benchmarks.rl_playing import RowConfig
+    from benchmarks.rl_playing import RowConfig, usual_variants
 
     names = args.representations
     if names is None:
@@ -223,6 +224,10 @@ def plan(args: Any) -> list[tuple[Any, Path]]:
     ]
     if not kinds:
         raise ValueError(f"{' and '.join(names)} can only be read by --heads mlp")
+    transfer = {
+        env_id: usual_variants(env_id, args.env_options) if args.transfer is None else args.transfer
+        for env_id in args.env_id
+    }
     checkpoints = {"vae": args.vae_checkpoint, "state": None, "cnn": None}
     configs = [
         RowConfig(
@@ -242,7 +247,7 @@ def plan(args: Any) -> list[tuple[Any, Path]]:
             episodes=args.episodes,
             normalise=args.normalise,
             env_options=args.env_options or None,
-            variants=args.transfer or None,
+            variants=transfer[env_id] or None,
         )
         for env_id in args.env_id
         for name, head in kinds

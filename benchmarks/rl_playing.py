@@ -144,6 +144,31 @@ class NamesErrors(VecEnvWrapper):
             ) from error
 
 
+def usual_variants(env_id: str, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What agents of a task are tried in unless told: unseen colours, and one object more.
+
+    Args:
+        env_id: The task.
+        options: The arguments of the environment that they are trained in.
+
+    Returns:
+        Changes of these by name, as far as the task can be played with them.
+    """
+
+    def playable(changes: dict[str, Any]) -> VecEnv | None:
+        case = RowConfig(env_id, "state", 0, 0, env_options={**options, **changes})
+        try:
+            return make_venv(case, 1, None, torch.device("cpu"))
+        except ValueError:
+            return None
+
+    changes: list[tuple[str, Any]] = [("colours", "ood")]
+    trained = playable({})
+    if trained is not None and trained.has_attr("num_objects"):
+        changes.append(("num_objects", trained.get_attr("num_objects")[0] + 1))
+    return {f"{name}={value}": {name: value} for name, value in changes if playable({name: value})}
+
+
 def checkpoint_of(config: RowConfig, folder: Path) -> str | None:
     """Returns the encoder of a row, an untrained GENESIS of the same size where that is the row."""
     if config.representation not in REPRESENTATIONS:

@@ -35,11 +35,13 @@ class World(Protocol):
     """N episodes of one task, on one device. A key decides all that is random in an episode.
 
     Attributes:
+        num_objects: What the task is asked for by that name.
         state_shape: How many objects the true state tells of, and in how many numbers each.
     """
 
     action_space: gym.spaces.Discrete
     image_size: int
+    num_objects: int
     state_shape: tuple[int, int]
     device: torch.device
 
@@ -98,7 +100,8 @@ class SceneEnv(gym.Env[np.ndarray, int]):
         options: What the world takes.
 
     Attributes:
-        state_shape: As the world's.
+        num_objects: As the world's.
+        state_shape: Likewise.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -119,7 +122,7 @@ class SceneEnv(gym.Env[np.ndarray, int]):
         self.render_mode = render_mode
         self.observation_space = self._view.space(self._world)
         self.action_space = self._world.action_space
-        self.state_shape = self._world.state_shape
+        self.num_objects, self.state_shape = self._world.num_objects, self._world.state_shape
         self._row = torch.zeros(1, dtype=torch.int64)
 
     @torch.inference_mode()

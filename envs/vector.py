@@ -71,7 +71,7 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         self.render_mode = render_mode
         self.single_observation_space = self._view.space(self._world)
         self.single_action_space = self._world.action_space
-        self.state_shape = self._world.state_shape
+        self.num_objects, self.state_shape = self._world.num_objects, self._world.state_shape
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 

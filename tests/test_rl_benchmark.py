@@ -156,6 +156,38 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path, checkpoint):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "usual"),
+    [
+        ("SpriteGoal", {}, ["colours=ood", "num_objects=4"]),
+        ("SpritePush", {"num_objects": 2}, ["colours=ood", "num_objects=3"]),
+        ("SpriteGoal", {"num_objects": 6}, ["colours=ood"]),
+        ("RoomReach", {}, ["colours=ood", "num_objects=3"]),
+        ("RoomReach", {"num_objects": 3}, ["colours=ood"]),
+        ("Nowhere", {}, []),
+    ],
+)
+def test_agents_are_tried_in_what_their_task_can_be_tried_in(task, options, usual):
+    assert list(rl_playing.usual_variants(f"GenesisRL/{task}-v0", options)) == usual
+
+
+def test_environments_of_others_have_no_usual_variants():
+    assert rl_playing.usual_variants("CartPole-v1", {}) == {}
+
+
+def test_what_is_tried_by_default_and_what_is_named_is_in_the_plan():
+    def planned(*argv):
+        args = rl._parser().parse_args(["--representations", "state", "--seeds", "0", *argv])
+        args.env_options, args.env_id = {}, ["GenesisRL/RoomReach-v0", ENV]
+        args.transfer = args.transfer and dict(args.transfer)
+        return [row.variants for row, _ in rl.plan(args)]
+
+    room, sprites = planned()
+    assert room == {"colours=ood": {"colours": "ood"}, "num_objects=3": {"num_objects": 3}}
+    assert sprites == {"colours=ood": {"colours": "ood"}, "num_objects=4": {"num_objects": 4}}
+    assert planned("--transfer") == [None, None]
+
+
 def test_env_options_are_names_and_values():
     assert rl.option("num_objects=2") == ("num_objects", 2)
     assert rl.option("colours=ood") == ("colours", "ood")
