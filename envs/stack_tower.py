@@ -116,7 +116,11 @@ class StackTower:
         ):
             turns = [_turned(*of) for of in zip(kind, yaw.tolist(), strict=True)]
             self._rotation[row] = turns
-            self._piles[row] = Pile(kind.tolist(), size, self._rotation[row], spot)
+            blocks = kind.tolist(), size, self._rotation[row], spot
+            if (pile := self._piles[row]) is None:
+                self._piles[row] = Pile(*blocks)
+            else:
+                pile.begin(*blocks)
             self._over[row] = False
             self._show(row)
 

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from envs.tower_blocks import CUBOID, SPHERE
-from envs.tower_physics import FALL, TIMESTEP, add_block, empty_floor, mujoco_module
+from envs.tower_physics import (
+    FALL,
+    TIMESTEP,
+    add_block,
+    empty_floor,
+    mujoco_module,
+    reshape_blocks,
+)
 
 GAP = 0.002
 """Height above the tower at which a block is let go."""
@@ -51,13 +58,24 @@ class Pile:
         self._mujoco = mujoco_module()
         spec = empty_floor()
         spec.memory = _ARENA
-        blocks = zip(kinds, sizes.tolist(), rotations, strict=True)
-        for block, (kind, size, rotation) in enumerate(blocks):
+        for block in range(len(kinds)):
             # What has not been set down floats far away from everything.
             place = [_AWAY * block, 0, _AWAY]
-            add_block(spec, kind, size, place, rotation, rolling=ROLLING).gravcomp = 1
+            add_block(spec, CUBOID, [1, 1, 1], place, np.eye(3), rolling=ROLLING)
         self._model = spec.compile()
         self._data = self._mujoco.MjData(self._model)
+        self.begin(kinds, sizes, rotations, spot)
+
+    def begin(
+        self,
+        kinds: Sequence[int],
+        sizes: np.ndarray,
+        rotations: np.ndarray,
+        spot: Sequence[float],
+    ) -> None:
+        """Starts another tower of as many blocks: compiling one takes ten times as long."""
+        reshape_blocks(self._model, self._data, kinds, sizes, rotations)
+        self._model.body_gravcomp[1:] = 1
         self._kinds, self._sizes = kinds, sizes
         self._set_down = np.zeros((len(kinds), 3))
         self.count = 0

@@ -3,17 +3,18 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import tower_labels
 from benchmarks.tower_labels import agreement
-from envs.tower_blocks import CUBOID, LYING, SPHERE
+from envs.tower_blocks import CUBOID, CYLINDER, LYING, SPHERE
 from envs.towers import draw_towers
 
 pytest.importorskip("mujoco")
 
-from envs.tower_physics import fall_times, stays, tower_model
+from envs.tower_physics import fall_times, reshape_blocks, stays, tower_model
 
 
 def two_cubes(overhang=0.0, top=CUBOID, bottom=CUBOID):
@@ -56,6 +57,25 @@ def test_the_model_has_the_towers_blocks():
         assert model.nv == 6 * height
         position = torch.from_numpy(model.body_pos[1:])
         assert torch.allclose(position, towers.position[row, :height])
+
+
+def test_blocks_are_reshaped_as_if_they_had_been_compiled():
+    mujoco = pytest.importorskip("mujoco")
+    towers = draw_towers(torch.arange(40))
+    row = int((towers.height == 6).nonzero()[0])
+    kinds = [CUBOID, CYLINDER, LYING, SPHERE, CUBOID, LYING]
+    towers.kind[row] = torch.tensor(kinds)
+    towers.size[row, 1:4] = torch.tensor([[0.3, 0.3, 0.4], [0.5, 0.5, 0.2], [0.4, 0.4, 0.4]])
+    towers.size[row, 5, 1] = towers.size[row, 5, 0]
+    compiled = tower_model(towers, row)
+    model = tower_model(replace(towers, kind=torch.zeros_like(towers.kind)), row)
+    sizes, rotations = towers.size[row].numpy(), towers.rotation()[row].numpy()
+    reshape_blocks(model, mujoco.MjData(model), kinds, sizes, rotations)
+    for name in dir(model):
+        wanted = getattr(compiled, name)
+        if isinstance(wanted, np.ndarray) and name != "qpos_spring":  # of no use without springs
+            assert getattr(model, name) == pytest.approx(wanted, abs=1e-9), name
+    assert model.stat.meaninertia == pytest.approx(compiled.stat.meaninertia)
 
 
 def test_labels_agree_with_the_simulation_whatever_the_batch_and_the_threads():
