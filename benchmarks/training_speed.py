@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--slots", type=positive_int, nargs="+", default=[5, 7, 9])
     parser.add_argument("--batches", type=positive_int, nargs="+", default=[32])
-    parser.add_argument("--fused", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--fused", nargs="+", choices=("auto", "off", "on"), default=["auto"])
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
     parser.add_argument("--profile", action="store_true", help="name the kernels of a step")
@@ -74,10 +74,11 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     for slots in args.slots:
         for batch in args.batches:
             for fused in args.fused:
-                config = Config(num_slots=slots, batch_size=batch, precision=precision)
-                engine = build_engine(config, device, fused=fused == "on")
+                settings = {"num_slots": slots, "batch_size": batch, "precision": precision}
+                config = Config(**settings, fused=fused)
+                engine = build_engine(config, device)
                 rows.append(row := train_row(config, device, args.seconds, engine=engine))
-                row |= {"slots": slots, "fused": fused == "on"}
+                row |= {"slots": slots, "fused": engine.fused}
                 print(describe(row), flush=True)
                 if args.profile:
                     row["families"] = print_profile(engine, row["ms"], top=args.top)
@@ -102,11 +103,11 @@ def set_up_compiler(settings: Sequence[str]) -> None:
             ) from None
 
 
-def build_engine(config: Config, device: torch.device, *, fused: bool = False) -> Engine:
+def build_engine(config: Config, device: torch.device) -> Engine:
     """Returns an engine as `pretrain/run.py` makes it, on images of noise; not yet prepared."""
     import torch
 
-    from pretrain.assembly import build_model, build_objective, set_up_torch
+    from pretrain.assembly import build_model, build_objective, pick_kernels, set_up_torch
     from pretrain.engine import Engine
 
     set_up_torch(config, device)
@@ -119,7 +120,7 @@ def build_engine(config: Config, device: torch.device, *, fused: bool = False) -
         batch_size=batch,
         precision=resolve_precision(config.precision, device),
         compile=device.type == "cuda",
-        fused=fused,
+        fused=pick_kernels(config, device),
     )
 
 

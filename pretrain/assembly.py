@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,14 +117,24 @@ def pick_precision(config: Config, device: torch.device) -> Precision:
     return config.precision
 
 
+def pick_kernels(config: Config, device: torch.device) -> bool:
+    """Returns whether norm and gate run on our own kernels; auto means where they can.
+
+    Raises:
+        Stop: They are asked for and cannot run (status 2).
+    """
+    possible = device.type == "cuda" and find_spec("triton") is not None
+    if config.fused == "on" and not possible:
+        raise Stop(2, f"--fused on needs Triton and a CUDA GPU, but the device is {device}")
+    return possible and config.fused != "off"
+
+
 def set_up_torch(config: Config, device: torch.device) -> None:
     """Sets torch's global switches; to be called before CUDA has been used.
 
     Raises:
         Stop: The device lacks what the configuration asks for (status 2).
     """
-    if config.fused and device.type != "cuda":
-        raise Stop(2, f"--fused needs a CUDA GPU, but the device is {device}; leave it out")
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # torch 2.11 wants a number
     if config.deterministic:
@@ -189,7 +200,6 @@ def engine_options(config: Config) -> dict[str, Any]:
         "schedule": learning_rate_schedule(config),
         "clip": config.gradient_clip,
         "average": config.weight_average,
-        "fused": config.fused,
     }
 
 

@@ -86,7 +86,7 @@ class Engine:
         self.images = images
         self.batch_size, self.seed, self.precision = batch_size, seed, precision
         self.device = images.device
-        self.steps_done = 0
+        self.steps_done, self.fused = 0, fused
         if fused:
             use_kernels(model, self.device)
 

@@ -21,6 +21,7 @@ from pretrain.assembly import (
     engine_options,
     load_split,
     pick_device,
+    pick_kernels,
     pick_precision,
     set_up_torch,
 )
@@ -93,6 +94,7 @@ class Trainer:
             )
         set_up_torch(config, self.device)
         self.precision = pick_precision(config, self.device)
+        self.fused = pick_kernels(config, self.device)
         self.validation = load_split(config, "val", config.validation_images, self.device)
         training = load_split(config, "train", config.train_images or None, self.device)
         if len(training.images) < config.batch_size:
@@ -111,6 +113,7 @@ class Trainer:
             build_objective(config).to(self.device),
             training.images,
             batch_size=config.batch_size,
+            fused=self.fused,
             **engine_options(config),
             seed=config.seed,
             precision=self.precision,

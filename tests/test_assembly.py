@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
+from pretrain import assembly
 from pretrain.assembly import BETAS, build_model, build_objective
 from pretrain.config import PRESETS, Config, build, parse_arguments
 from pretrain.engine import Engine
+from pretrain.state import Stop
 from pretrain.strict_yaml import load_yaml
 
 TINY = {
@@ -126,3 +128,24 @@ def test_rmsprop_is_adam_without_momentum_once_its_average_has_warmed_up():
 def test_an_engine_steps_by_the_optimiser_asked_for():
     config = build(TINY | {"model": "monet", "optimiser": "rmsprop"})
     assert engine_of(config).optimizer.param_groups[0]["betas"] == (0.0, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "wanted", "taken"),
+    [
+        ("cuda", True, "auto", True),
+        ("cuda", True, "off", False),
+        ("cuda", False, "auto", False),
+        ("cpu", True, "auto", False),
+    ],
+)
+def test_own_kernels_are_taken_where_they_can_run(monkeypatch, device, triton, wanted, taken):
+    monkeypatch.setattr(assembly, "find_spec", lambda name: object() if triton else None)
+    assert assembly.pick_kernels(build({"fused": wanted}), torch.device(device)) is taken
+
+
+@pytest.mark.parametrize(("device", "triton"), [("cuda", False), ("cpu", True)])
+def test_own_kernels_that_cannot_run_are_refused(monkeypatch, device, triton):
+    monkeypatch.setattr(assembly, "find_spec", lambda name: object() if triton else None)
+    with pytest.raises(Stop, match="--fused on needs Triton and a CUDA GPU"):
+        assembly.pick_kernels(build({"fused": "on"}), torch.device(device))
