@@ -83,6 +83,8 @@ def render(folder: Path) -> str:
         "tower_transfer": scenes,
         "slot_identity": report_speed.identity_section(lines("slot_identity")),
         "throughput": report_speed.throughput_section(lines("throughput")),
+        "training_speed": report_speed.training_section(lines("training_speed")),
+        "loading": report_speed.loading_section(lines("loading")),
         "render": report_speed.render_section(lines("render")),
         "reading": report_speed.reading_section(lines("reading")),
         "metrics_speed": report_speed.metrics_section(lines("metrics_speed")),

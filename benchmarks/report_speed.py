@@ -12,27 +12,48 @@ SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("encode", "cuda", 5, 16, "frames/s", ""),
     ("encode", "cuda", 5, 64, "frames/s", ""),
     ("encode", "cuda", 5, 256, "frames/s", ""),
-    ("encode", "cuda", 5, 1024, "frames/s", "40,000 (bar)"),
-    ("encode", "cuda", 7, 1024, "frames/s", "3,587 (reference, TF32); 38,600 (prototype)"),
+    ("encode", "cuda", 5, 1024, "frames/s", "40,000 (first bar); 85,000 (bar)"),
+    ("encode", "cuda", 7, 1, "latency ms", "17.3 (reference, fp32); 0.25 (bar)"),
+    ("encode", "cuda", 7, 64, "frames/s", "1,854 (reference, TF32); 31,900 (prototype)"),
+    (
+        "encode",
+        "cuda",
+        7,
+        1024,
+        "frames/s",
+        "3,587 (reference, TF32); 38,600 (prototype); 60,000 (bar)",
+    ),
+    ("encode", "cuda", 9, 1024, "frames/s", "45,000 (bar)"),
     ("encode", "cpu", 5, 1, "of floor", "100% (bar); 109% (prototype)"),
     ("encode", "cpu", 5, 4, "of floor", ""),
     ("encode", "cpu", 5, 16, "of floor", ""),
-    ("train", "cuda", 5, 32, "steps/s", "164 (prototype); 160 (bar)"),
-    ("train", "cuda", 7, 32, "steps/s", "13.9 (reference, TF32); 125 (prototype)"),
-    ("train", "cuda", 9, 32, "steps/s", "10.3 (reference, TF32); 101 (prototype)"),
     ("wrapper", "cpu", 5, 1, "overhead", "10% (bar)"),
     ("env", "cpu", 0, 1, "frames/s", ""),
     ("env", "cpu", 0, 64, "frames/s", ""),
     ("env", "cpu", 0, 1024, "frames/s", ""),
     ("env", "cuda", 0, 1024, "frames/s", ""),
+    ("env", "cuda", 0, 4096, "frames/s", "500,000 (bar)"),
     ("loop", "cuda", 5, 64, "frames/s", ""),
-    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (goal)"),
+    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (bar)"),
+    ("loop", "cuda", 5, 4096, "frames/s", "45,000 (bar)"),
 )
+# Slots, batch: what others reach, and what was aimed at.
+TRAINING: dict[tuple[int, int], str] = {
+    (5, 32): "164 (prototype); 160 (first bar); 280 (bar)",
+    (7, 32): "13.9 (reference, TF32); 125 (prototype); 220 (bar)",
+    (7, 128): "41.5 (prototype)",
+    (7, 256): "9,000 images/s at the best batch size (bar)",
+    (9, 32): "10.3 (reference, TF32); 101 (prototype); 170 (bar)",
+}
+LOADING_BAR = "20,000 (bar)"
 READINGS = {"GQN, parsed": "50,000 (bar)", "GQN, decoded": "3,000 (bar)"}
 # Device, stage, scenes, rays per pixel and side: images a second that were aimed at.
 RENDERINGS: tuple[tuple[str, str, int, int, str], ...] = (
-    ("cuda", "stack", 1024, 1, "80,000 (bar); 51,000 (prototype)"),
-    ("cuda", "stack", 1024, 2, "30,000 (bar); 21,000 (prototype)"),
+    ("cuda, fused", "stack", 1024, 1, "80,000 (bar); 51,000 (prototype)"),
+    ("cuda, fused", "stack", 1024, 2, "30,000 (bar); 21,000 (prototype)"),
+    ("cuda, fused", "room", 1024, 2, ""),
+    ("cuda", "stack", 1024, 1, ""),
+    ("cuda", "stack", 1024, 2, ""),
     ("cuda", "room", 1024, 2, ""),
     ("cpu", "stack", 64, 1, ""),
     ("cpu", "stack", 64, 2, "120 per core (bar)"),
@@ -68,28 +89,76 @@ def throughput_section(lines: Sequence[Line]) -> str:
     return section("Speed", head, rows, commands(used, missing))
 
 
+def training_section(lines: Sequence[Line]) -> str:
+    """Returns how many steps a second training makes, with and without our own kernels."""
+    measured: dict[tuple[int, int, bool], tuple[Line, Line]] = {}
+    for line in lines:
+        for row in line["rows"]:
+            if row["device"] == "cuda":
+                measured[row["slots"], row["batch"], row["fused"]] = (row, line)
+    rows = [
+        [
+            f"K = {slots}, batch {batch}, {row['dtype']}",
+            "own" if fused else "compiled",
+            f"{row['per_second']:.1f}",
+            f"{row['per_second'] * batch:,.0f}",
+            TRAINING.get((slots, batch), ""),
+            f"{row['of_floor']:.1%}",
+            f"{row['preparation_s']:.0f}",
+            origin(line),
+        ]
+        for (slots, batch, fused), (row, line) in sorted(measured.items())
+    ]
+    head = ["GENESIS, 64 pixels", "kernels of norm and gate", "steps/s", "images/s"]
+    head += ["others, bars", "of arithmetic floor", "s to prepare", "from"]
+    command = "python -m benchmarks.training_speed --device cuda --slots {} --fused off on"
+    kinds = {slots for slots, _, _ in measured}
+    missing = [command.format(k) for k in (5, 7, 9) if k not in kinds]
+    used = [line for _, line in measured.values()]
+    return section("Training", head, rows, commands(used, missing))
+
+
+def loading_section(lines: Sequence[Line]) -> str:
+    """Returns how fast a dataset gets to where it is trained on."""
+    measured = newest(lines, "device", "dataset")
+    rows = [
+        [
+            f"{line['dataset']}, {row['what']}",
+            f"{row['images_per_s']:,.0f}",
+            "" if "first" in row["what"] else LOADING_BAR,
+            origin(line),
+        ]
+        for line in measured
+        for row in line["rows"]
+    ]
+    head = ["to the device", "images/s", "aim", "from"]
+    missing = [] if measured else ["python -m benchmarks.loading --dataset gqn"]
+    return section("Loading", head, rows, commands(measured, missing))
+
+
 def render_section(lines: Sequence[Line]) -> str:
     """Returns how many images of rendered scenes are drawn per second."""
     measured: dict[tuple[str, str, int, int], tuple[Line, Line]] = {}
     for line in lines:
         for row in line["rows"]:
             device = "cpu" if "per_cpu_second" in row else "cuda"
+            device += ", fused" if row["fused"] else ""
             measured[device, row["stage"], row["scenes"], row["samples"]] = (row, line)
     rows, used, missing = [], [], []
     for device, stage, scenes, samples, anchor in RENDERINGS:
         cells = [stage, device, f"{scenes:,}", f"{samples} x {samples}"]
         found = measured.get((device, stage, scenes, samples))
         if found is None:
-            threads = " --threads 1" if device == "cpu" else ""
+            where, _, fused = device.partition(", ")
+            threads = " --threads 1" if where == "cpu" else ""
             missing.append(
-                f"python -m benchmarks.render --stages stack room --device {device} "
-                f"--scenes {scenes}{threads}"
+                f"python -m benchmarks.render --stages stack room --device {where} "
+                f"--scenes {scenes}{threads}{' --fused' if fused else ''}"
             )
             rows.append([*cells, "", "", anchor, ""])
             continue
         row, line = found
         used.append(line)
-        cells[1] += ", fused" if row["fused"] else ""
         own = f"{row['per_cpu_second']:,.0f}" if "per_cpu_second" in row else ""
         rows.append([*cells, f"{row['per_second']:,.0f}", own, anchor, origin(line)])
     head = ["scenes", "device", "at once", "rays per pixel", "images/s"]

@@ -67,7 +67,7 @@ def row_of(text, *words):
 
 def test_without_results_every_cell_says_how_to_fill_it(tmp_path):
     text = report.render(tmp_path)
-    for name in ("segmentation", "rl", "throughput --what train --device cuda --slots 9"):
+    for name in ("segmentation", "rl", "training_speed --device cuda --slots 9", "loading"):
         assert f"    python -m benchmarks.{name}" in text
     assert row_of(text, "encode, K=5", "cuda", "1024")[4] == ""
 
@@ -84,6 +84,38 @@ def test_the_newest_line_of_each_kind_is_shown_with_its_origin(tmp_path):
     assert "0.100 +- 0.100" not in text
     assert row_of(text, "encode, K=5", "1024")[4] == "45,678"
     assert "    python -m benchmarks.segmentation\n" in text
+
+
+def test_training_with_and_without_own_kernels_is_told_apart(tmp_path):
+    row = {"what": "train", "device": "cuda", "batch": 32, "dtype": "bf16", "slots": 5}
+    row |= {"of_floor": 0.1, "preparation_s": 48.2}
+    rows = [row | {"fused": fused, "per_second": 100.0 * (1 + fused)} for fused in (False, True)]
+    line = {"rows": rows, "command": "python -m benchmarks.training_speed", **ORIGIN}
+    append_line(tmp_path / "training_speed.jsonl", line)
+    text = report.render(tmp_path)
+    assert row_of(text, "K = 5, batch 32", "compiled")[2:4] == ["100.0", "3,200"]
+    assert row_of(text, "K = 5, batch 32", "own")[2:4] == ["200.0", "6,400"]
+    assert "--slots 5 --fused off on" not in text  # has been measured
+    assert "--slots 7 --fused off on" in text
+
+
+def test_the_first_reading_of_a_dataset_has_no_bar(tmp_path):
+    ways = ("compact form, first time", "compact form, again")
+    rows = [{"what": way, "images_per_s": 30_000.0} for way in ways]
+    line = {"rows": rows, "dataset": "gqn", "command": "python -m benchmarks.loading", **ORIGIN}
+    append_line(tmp_path / "loading.jsonl", line)
+    text = report.render(tmp_path)
+    assert row_of(text, "first time")[1:3] == ["30,000", ""]
+    assert row_of(text, "again")[1:3] == ["30,000", "20,000 (bar)"]
+
+
+def test_pictures_by_kernels_and_by_plain_torch_are_told_apart(tmp_path):
+    row = {"stage": "stack", "scenes": 1024, "samples": 2}
+    rows = [row | {"fused": fused, "per_second": 1e4 * (1 + fused)} for fused in (False, True)]
+    append_line(tmp_path / "render.jsonl", {"rows": rows, "command": "render", **ORIGIN})
+    text = report.render(tmp_path)
+    assert row_of(text, "| stack", "cuda, fused", "2 x 2")[4] == "20,000"
+    assert row_of(text, "| stack", "| cuda |", "2 x 2")[4] == "10,000"
 
 
 def test_checkpoints_of_one_model_are_averaged(tmp_path):
