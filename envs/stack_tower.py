@@ -147,15 +147,16 @@ class StackTower:
     def frames(self, rows: Tensor | None = None, *, masks: bool = True) -> Frames:
         """Draws the towers of these rows, or all; masks number the blocks from the bottom."""
         chosen = slice(None) if rows is None else rows.cpu().numpy()
-        plans = Plans(*(value[chosen] for value in self._plans))
-        place = torch.from_numpy(self._position[chosen])
-        turn = torch.from_numpy(self._rotation[chosen])
-        right = self._right[plans.view][:, None]  # [B, 1, 2]
+        plans = self._plans if rows is None else Plans(*(value[chosen] for value in self._plans))
+        # As vectors [B, N, 4, 3]: where blocks are, and their own axes.
+        place, axes = self._position[chosen][:, :, None], self._rotation[chosen].swapaxes(2, 3)
+        right = self._right[plans.view][:, None, None]  # [B, 1, 1, 2]
+        vectors = _to_world(torch.from_numpy(np.concatenate([place, axes], axis=2)), right).float()
         solids = Solids(
             kind=_SOLID_OF[plans.kind],
             size=plans.size.float(),
-            position=_to_world(place, right).float(),
-            rotation=_to_world(turn.transpose(-1, -2), right[:, None]).transpose(-1, -2).float(),
+            position=vectors[:, :, 0],
+            rotation=vectors[:, :, 1:].transpose(2, 3),
             colour=plans.colour,
             owner=torch.from_numpy(self._owners()[chosen]),
         )
