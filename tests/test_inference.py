@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from genesis_rl.inference.cuda import plan, precision_of
-from genesis_rl.inference.layers import PlainOperations
+from genesis_rl.inference.layers import PlainOperations, wide_linear
 from genesis_rl.inference.runtime import PlainRuntime
 from genesis_rl.inference.winograd import WinogradConv
 from toys import frames, tiny_model
@@ -31,6 +31,17 @@ def test_winograd_is_the_convolution_to_five_digits(height):
     assert (winograd(x, bias) - exact).square().mean().sqrt() < 1e-5
     unbiased = winograd(x) + bias[:, None, None]
     torch.testing.assert_close(unbiased, winograd(x, bias), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_wide_linear_layer_is_a_linear_layer(count):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randint(-8, 8, shape, generator=generator).float()  # sums without rounding
+        for shape in ((count, 12), (48, 12), (48,))
+    )
+    assert torch.equal(wide_linear(x, weight), F.linear(x, weight))
+    assert torch.equal(wide_linear(x, weight, bias), F.linear(x, weight, bias))
 
 
 def test_operations_add_the_bias_before_the_activation():

@@ -23,13 +23,14 @@ from genesis_rl.inference.layers import (
     LeanLSTMCell,
     Operations,
     PlainOperations,
+    WideLinear,
+    wide_linear,
 )
 from genesis_rl.models.genesis import Genesis
 from genesis_rl.models.layers import (
     GatedConv,
     GatedFlatten,
     GatedUnflatten,
-    Gaussian,
     posterior_gaussian,
 )
 from genesis_rl.models.slots import SlotModel
@@ -142,7 +143,7 @@ class LeanGenesis(Frozen):
         self.encoder = gated(masks.encoder)
         flatten = masks.encoder[-1]
         assert isinstance(flatten, GatedFlatten)
-        self.flatten = LeanLinear(flatten.linear.weight, flatten.linear.bias, dtype)
+        self.flatten = WideLinear(flatten.linear.weight, flatten.linear.bias, dtype)
         self.first_slot = LeanLinear(masks.first_slot.weight, masks.first_slot.bias)
         self.later_slots = LeanLSTMCell(masks.later_slots)
         head = masks.later_slots_head
@@ -181,7 +182,7 @@ class LeanGenesis(Frozen):
             return mask_latents
         slots = self.operations.slot_images(self._logits(mask_latents), x)
         component_noise = None if noise is None else noise[..., self.mask_latents :]
-        component_latents = self._component_posterior(slots).sample(component_noise)
+        component_latents = _draw(self._component_parameters(slots), component_noise)
         return torch.cat([mask_latents, component_latents], dim=-1)
 
     def _features(self, x: Tensor) -> Tensor:
@@ -192,19 +193,18 @@ class LeanGenesis(Frozen):
 
     def _mask_latents(self, features: Tensor, noise: Tensor | None) -> Tensor:
         """Infers `[B, K, M]`, one slot after the other."""
-        slot = posterior_gaussian(self.first_slot(features))
-        latents = [slot.sample(None if noise is None else noise[:, 0])]
+        latents = [_draw(self.first_slot(features), None if noise is None else noise[:, 0])]
         state = None
         for k in range(1, self.num_slots):
             state = self.later_slots(torch.cat([features, latents[-1]], dim=1), state)
-            slot = posterior_gaussian(self.later_slots_head(state[0]))
-            latents.append(slot.sample(None if noise is None else noise[:, k]))
+            slot = self.later_slots_head(state[0])
+            latents.append(_draw(slot, None if noise is None else noise[:, k]))
         return torch.stack(latents, dim=1)
 
     def _logits(self, mask_latents: Tensor) -> Tensor:
         """Decodes all slots but the last, which owns what they leave: `[B, K - 1, S, S]`."""
         z = mask_latents[:, :-1].flatten(end_dim=1).to(self.dtype)
-        pixels = F.linear(z, self.unflatten_weight)  # [B * (K - 1), size * size * channels]
+        pixels = wide_linear(z, self.unflatten_weight)  # [B * (K - 1), size * size * channels]
         x = pixels.unflatten(1, (self.decoder_size, self.decoder_size, -1)).permute(0, 3, 1, 2)
         if not self.operations.add_bias:
             x = x + self.unflatten_bias.to(x.dtype)[:, None, None]
@@ -221,13 +221,22 @@ class LeanGenesis(Frozen):
         assert isinstance(last, LeanGatedConv)
         return last.to_logit(x, self.operations, self.readout_weight, self.readout_bias)
 
-    def _component_posterior(self, slots: Tensor) -> Gaussian:
-        """Reads `[B * K, 4, S, S]` as a posterior over `[B, K, C]` component latents."""
+    def _component_parameters(self, slots: Tensor) -> Tensor:
+        """Maps `[B * K, 4, S, S]` to the parameters of `[B, K, C]` component latents."""
         for layer in self.component_convs:
             assert isinstance(layer, LeanConv)
             slots = self.operations.elu(layer(slots, self.operations), layer.bias)
         # The head expects (channel, row, column).
         features = slots.float().contiguous().flatten(start_dim=1)
         first, second = self.component_head
-        parameters = second(F.elu(first(features)))
-        return posterior_gaussian(parameters.unflatten(0, (-1, self.num_slots)))
+        return second(F.elu(first(features))).unflatten(0, (-1, self.num_slots))
+
+
+def _draw(parameters: Tensor, noise: Tensor | None) -> Tensor:
+    """Returns samples of the posterior that `[..., 2 L]` parameters describe, or its mean.
+
+    Deviations, half of a recurrent step's operations, are computed for samples alone.
+    """
+    if noise is None:
+        return parameters[..., : parameters.shape[-1] // 2].float()
+    return posterior_gaussian(parameters).sample(noise)
