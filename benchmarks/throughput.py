@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--env-id", default="GenesisRL/SpriteGoal-v0")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=2.0, help="roughly, per row")
+    parser.add_argument("--profile", action="store_true", help="name the kernels of encode")
     args = parser.parse_args(argv)
     measure(args, argv)
 
@@ -58,7 +59,10 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     with checkpoint_or_untrained(args.checkpoint, args.slots) as checkpoint:
         if "encode" in parts:
             for batch in args.batches or BATCHES[device.type]:
-                rows.append(encode_row(checkpoint, batch, device, args.precision, args.seconds))
+                row = encode_row(
+                    checkpoint, batch, device, args.precision, args.seconds, profile=args.profile
+                )
+                rows.append(row)
         if "train" in parts:
             from benchmarks.training_speed import train_row
             from pretrain.config import Config
@@ -96,7 +100,13 @@ def checkpoint_or_untrained(checkpoint: str | None, slots: int) -> Iterator[str]
 
 
 def encode_row(
-    checkpoint: str, batch: int, device: torch.device, precision: str, seconds: float
+    checkpoint: str,
+    batch: int,
+    device: torch.device,
+    precision: str,
+    seconds: float,
+    *,
+    profile: bool = False,
 ) -> Row:
     """Times `GenesisEncoder.encode` on frames that are already on the device."""
     import torch
@@ -113,10 +123,16 @@ def encode_row(
     timing.reset_peak_memory(device)
     used = resolve_precision(precision, device)
     clock = timing.time_against_peak(lambda: encoder.encode(images), device, used, seconds=seconds)
-    return {
+    row = {
         **speed_row("encode", batch, used, device, clock.timing.interval),
         **floor_of(clock, flops, batch),
     }
+    if profile:
+        from benchmarks.profiling import print_profile
+
+        print(f"encode, batch {batch}")
+        row["families"] = print_profile(lambda: encoder.encode(images), device, row["ms"], top=20)
+    return row
 
 
 def wrapper_row(checkpoint: str, device: torch.device, precision: str, seconds: float) -> Row:

@@ -4,23 +4,24 @@ Each row is a GENESIS of full size on its own, trained as `pretrain/run.py` trai
 `--profile` the kernels of a step follow, longest first.
 
     python -m benchmarks.training_speed --device cuda --slots 5 7 9 --fused off on --profile
+    python -m benchmarks.training_speed --device cuda --slots 3 5 7 9 --picture cost.png
 """
 
 from __future__ import annotations
 
 import ast
-import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from benchmarks.profiling import print_profile
 from benchmarks.throughput import Row, floor_of, resolve_precision, speed_row
 
 if TYPE_CHECKING:
@@ -29,24 +30,13 @@ if TYPE_CHECKING:
     from pretrain.config import Config
     from pretrain.engine import Engine
 
-PROFILED_STEPS = 10
-# What a kernel belongs to, by its name; the first that fits counts.
-FAMILIES = {
-    "normalisation and gate": r"^(sum_moments|combine_|normalise_and_gate|s(um|pread)_gradients)",
-    "compiled": r"^triton_",
-    "layout": r"nchwToNhwc|nhwcToNchw|[Tt]ranspose(?!d)|genericTranspose",
-    "convolution": r"conv|cudnn|fprop|dgrad|wgrad|implicit|xmma",
-    "matrix product": r"gemm|gemv|nvjet|splitK|addmm|::mm|cublas",
-    "optimiser": r"multi_tensor|[Aa]dam|foreach",
-    "copy": r"[Mm]emcpy|[Mm]emset|copy|CatArray|cat",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--slots", type=positive_int, nargs="+", default=[5, 7, 9])
     parser.add_argument("--batches", type=positive_int, nargs="+", default=[32])
+    parser.add_argument("--image-sizes", type=int, nargs="+", default=[64], choices=(32, 64, 128))
     parser.add_argument("--fused", nargs="+", choices=("auto", "off", "on"), default=["auto"])
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
@@ -58,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME=VALUE",
         help="of torch's compiler, to try",
     )
+    parser.add_argument("--picture", type=Path, help="draw how the cost grows")
     parser.add_argument("--top", type=positive_int, default=30, help="kernels to name")
     args = parser.parse_args(argv)
     measure(args, argv)
@@ -71,20 +62,55 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     set_up_compiler(args.inductor)
     precision = resolve_precision(args.precision, device)
     rows = []
-    for slots in args.slots:
-        for batch in args.batches:
-            for fused in args.fused:
-                settings = {"num_slots": slots, "batch_size": batch, "precision": precision}
-                config = Config(**settings, fused=fused)
-                engine = build_engine(config, device)
-                rows.append(row := train_row(config, device, args.seconds, engine=engine))
-                row |= {"slots": slots, "fused": engine.fused}
-                print(describe(row), flush=True)
-                if args.profile:
-                    row["families"] = print_profile(engine, row["ms"], top=args.top)
+    for slots, batch, size, fused in product(
+        args.slots, args.batches, args.image_sizes, args.fused
+    ):
+        settings = {"num_slots": slots, "batch_size": batch, "image_size": size}
+        config = Config(**settings, precision=precision, fused=fused)
+        engine = build_engine(config, device)
+        rows.append(row := train_row(config, device, args.seconds, engine=engine))
+        row |= {"slots": slots, "image_size": size, "fused": engine.fused}
+        print(describe(row), flush=True)
+        if args.profile:
+            row["families"] = print_profile(engine.step, device, row["ms"], top=args.top)
+    if args.picture:
+        draw_cost(rows, args.picture)
     save_result(
         "training_speed", {"rows": rows}, device=device, seed=0, folder=args.results_dir, argv=argv
     )
+
+
+def varied(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns, for each axis that was varied, the rows that differ from the first in it alone."""
+    axes = ("slots", "batch", "image_size")
+    found = {}
+    for axis in axes:
+        others = [name for name in axes if name != axis]
+        line = [row for row in rows if all(row[name] == rows[0][name] for name in others)]
+        if len({row[axis] for row in line}) > 1:
+            found[axis] = line
+    return found
+
+
+def draw_cost(rows: Sequence[Row], picture: Path) -> None:
+    """Draws milliseconds a step over slots, batch and image size.
+
+    Raises:
+        ValueError: The rows do not differ in any of them.
+    """
+    from benchmarks.plots import new_figure, save_figure
+
+    if not (lines := varied(rows)):
+        raise ValueError("a picture needs several --slots, --batches or --image-sizes")
+    names = {"slots": "slots", "batch": "images a step", "image_size": "side of an image, pixels"}
+    figure = new_figure(3.2 * len(lines), 3)
+    for axes, (axis, line) in zip(
+        figure.subplots(1, len(lines), squeeze=False).flat, lines.items(), strict=True
+    ):
+        axes.plot([row[axis] for row in line], [row["ms"] for row in line], marker="o")
+        axes.set(xlabel=names[axis], ylabel="ms a step", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    save_figure(figure, picture)
 
 
 def set_up_compiler(settings: Sequence[str]) -> None:
@@ -166,71 +192,11 @@ def describe(row: Mapping[str, Any]) -> str:
     """Returns a row in a line for people."""
     images = row["per_second"] * row["batch"]
     return (
-        f"K={row['slots']} batch {row['batch']} {row['dtype']} "
+        f"K={row['slots']} batch {row['batch']} {row['image_size']} px {row['dtype']} "
         f"{'fused' if row['fused'] else 'plain'}: {row['per_second']:.1f} steps/s, "
         f"{images:,.0f} images/s, {row['ms']:.3f} ms, {row['of_floor']:.1%} of the floor, "
         f"{row['peak_memory_mb']:.0f} MB, {row['mode']}, ready in {row['preparation_s']:.1f} s"
     )
-
-
-class Kernel(NamedTuple):
-    """What the steps of a profile spent on one kernel (on a CPU: one operator)."""
-
-    name: str
-    ms: float  # a step
-    calls: float  # a step
-
-
-def profile_steps(engine: Engine, steps: int = PROFILED_STEPS) -> list[Kernel]:
-    """Returns the kernels of a step, the one that takes longest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    from benchmarks.timing import synchronise
-
-    cuda = engine.device.type == "cuda"
-    engine.step()
-    synchronise(engine.device)
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
-        for _ in range(steps):
-            engine.step()
-        synchronise(engine.device)
-    kernels = []
-    for event in profiled.key_averages():
-        spent = event.self_device_time_total if cuda else event.self_cpu_time_total  # in us
-        if spent:
-            kernels.append(Kernel(event.key, spent / 1e3 / steps, event.count / steps))
-    return sorted(kernels, key=lambda kernel: -kernel.ms)
-
-
-def family_of(name: str) -> str:
-    """Returns what a kernel belongs to."""
-    found = (family for family, pattern in FAMILIES.items() if re.search(pattern, name))
-    return next(found, "other")
-
-
-def print_profile(engine: Engine, step_ms: float, *, top: int) -> dict[str, float]:
-    """Prints where a step's time goes; returns the milliseconds of each family of kernels."""
-    kernels = profile_steps(engine)
-    families: Counter[str] = Counter()
-    for kernel in kernels:
-        families[family_of(kernel.name)] += kernel.ms  # type: ignore[assignment]
-    for line in profile_lines(kernels[:top], families, step_ms):
-        print(line)
-    calls = sum(kernel.calls for kernel in kernels)
-    print(f"  {sum(families.values()):.3f} ms in {calls:.0f} kernels of {step_ms:.3f} ms a step")
-    return {family: round(ms, 4) for family, ms in families.most_common()}
-
-
-def profile_lines(
-    kernels: Sequence[Kernel], families: Mapping[str, float], step_ms: float
-) -> Iterator[str]:
-    """Yields a table of families, then of kernels."""
-    for family, ms in sorted(families.items(), key=lambda item: -item[1]):
-        yield f"  {ms:8.3f} ms {ms / step_ms:6.1%}  {family}"
-    yield ""
-    for kernel in kernels:
-        name = " ".join(kernel.name.split())[:100]
-        yield f"  {kernel.ms:8.3f} ms {kernel.ms / step_ms:6.1%} {kernel.calls:6.1f} x  {name}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import timing, training_speed
+from benchmarks import profiling, timing, training_speed
 from pretrain.config import Config
 
 CPU = torch.device("cpu")
@@ -24,9 +24,9 @@ def test_a_training_step_is_timed_with_its_flops():
 
 def test_a_profile_names_what_a_step_does():
     engine = training_speed.build_engine(SMALL, CPU)
-    kernels = {k.name: k for k in training_speed.profile_steps(engine, steps=2)}
+    kernels = {k.name: k for k in profiling.profile_calls(engine.step, CPU, calls=2)}
     # Forward passes of 5 + 5 gated layers, the logit, 4 + 5 in the components, and one of the grid.
-    assert kernels["aten::convolution"].calls == 20
+    assert kernels["aten::convolution"].launches == 20
     assert kernels["aten::convolution"].ms > 0
 
 
@@ -44,19 +44,37 @@ def test_a_profile_names_what_a_step_does():
     ],
 )
 def test_kernels_are_sorted_by_what_they_belong_to(kernel: str, family: str):
-    assert training_speed.family_of(kernel) == family
+    assert profiling.family_of(kernel) == family
 
 
 def test_the_command_prints_speed_and_profile_and_saves_both(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pretrain.config.Config", lambda **given: SMALL)
-    argv = ["--slots", "2", "--batches", "2", "--device", "cpu", "--seconds", "0.05", "--profile"]
+    argv = ["--slots", "2", "--batches", "2", "--image-sizes", "32", "--device", "cpu"]
+    argv += ["--seconds", "0.05", "--profile"]
     training_speed.main([*argv, "--top", "3", "--results-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("K=2 batch 2 fp32 plain: ")
+    assert lines[0].startswith("K=2 batch 2 32 px fp32 plain: ")
     row = json.loads(lines[-1])["rows"][0]
     assert row["families"]["convolution"] > 0
     assert row["fused"] is False
     assert (tmp_path / "training_speed.jsonl").exists()
+
+
+def test_what_a_step_costs_is_drawn_along_every_axis_that_was_varied(tmp_path):
+    axes = [(5, 32, 64), (7, 32, 64), (5, 64, 64), (5, 32, 128)]
+    rows = [{"slots": k, "batch": b, "image_size": s, "ms": 5.0 * k} for k, b, s in axes]
+    assert training_speed.varied(rows) == {
+        "slots": [rows[0], rows[1]],
+        "batch": [rows[0], rows[2]],
+        "image_size": [rows[0], rows[3]],
+    }
+    training_speed.draw_cost(rows, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").stat().st_size > 0
+
+
+def test_nothing_varied_is_nothing_to_draw(tmp_path):
+    with pytest.raises(ValueError, match="several --slots, --batches or --image-sizes"):
+        training_speed.draw_cost([{"slots": 5, "batch": 32, "image_size": 64}], tmp_path / "a.png")
 
 
 def test_settings_of_the_compiler_are_applied_or_refused_in_one_line():
