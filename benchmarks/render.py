@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from envs.solids import SolidScene
 
 STAGES = ("stack", "room")
+FUSED = {"auto": None, "off": False, "on": True}
 Row = dict[str, Any]
 
 _MASK_COLOURS = (
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2])
     parser.add_argument("--size", type=positive_int, default=64)
     parser.add_argument("--masks", action="store_true", help="draw instance masks as well")
-    parser.add_argument("--fused", action="store_true", help="by Triton kernels, on CUDA")
+    parser.add_argument("--fused", choices=FUSED, default="auto", help="by Triton kernels, on CUDA")
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
     parser.add_argument("--picture", type=Path, help="write what is drawn there, and stop")
     args = parser.parse_args(argv)
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def scenes(
-    stage: str, count: int, device: torch.device, fused: bool = False
+    stage: str, count: int, device: torch.device, fused: str = "auto"
 ) -> tuple[Renderer, SolidScene]:
     """Returns a renderer and so many scenes of a stage, on the device."""
     import torch
@@ -82,7 +83,7 @@ def scenes(
         angle = rooms.view_angles(0, index, views=1)[:, 0]
         scene = rooms.room_scene(rooms.draw_rooms(0, index), rooms.ring_camera(angle))
         surfaces = textures.room_textures()
-    return Renderer(surfaces, device, fused=fused), scene.to(device)
+    return Renderer(surfaces, device, fused=FUSED[fused]), scene.to(device)
 
 
 def measure(

@@ -153,7 +153,7 @@ def render_section(lines: Sequence[Line]) -> str:
             threads = " --threads 1" if where == "cpu" else ""
             missing.append(
                 f"python -m benchmarks.render --stages stack room --device {where} "
-                f"--scenes {scenes}{threads}{' --fused' if fused else ''}"
+                f"--scenes {scenes}{threads}{' --fused off' if where == 'cuda' and not fused else ''}"
             )
             rows.append([*cells, "", "", anchor, ""])
             continue

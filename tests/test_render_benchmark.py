@@ -30,4 +30,4 @@ def test_the_sheet_shows_images_above_masks(tmp_path):
 
 def test_kernels_are_refused_on_a_cpu():
     with pytest.raises(ValueError, match="fused kernels need Triton and a CUDA device"):
-        render.main(["--fused", "--scenes", "2", "--device", "cpu"])
+        render.main(["--fused", "on", "--scenes", "2", "--device", "cpu"])

@@ -60,7 +60,8 @@ class Renderer:
         rays_per_chunk: How many rays are followed at a time, which bounds the memory: about 300
             bytes a ray. The default suits the device.
         fused: Whether to draw with Triton kernels, on CUDA, in which case no memory is needed
-            beyond the results. Off by default: the kernels have yet to run on a card.
+            beyond the results; None does so where they can run. They draw what plain torch draws,
+            up to rounding.
     """
 
     def __init__(
@@ -68,15 +69,15 @@ class Renderer:
         textures: SurfaceTextures,
         device: torch.device | str = "cpu",
         rays_per_chunk: int | None = None,
-        fused: bool = False,
+        fused: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         if rays_per_chunk is not None and rays_per_chunk < 1:
             raise ValueError(f"rays_per_chunk must be at least 1, got {rays_per_chunk}")
         default = _CPU_RAYS if self.device.type == "cpu" else _CUDA_RAYS
         self.rays_per_chunk = rays_per_chunk or default
-        self.fused = fused
-        if fused and not self._can_fuse():
+        self.fused = self._can_fuse() if fused is None else fused
+        if self.fused and not self._can_fuse():
             raise ValueError(f"fused kernels need Triton and a CUDA device, got {self.device}")
         self.floors, self.walls = len(textures.floors), len(textures.walls)
         self.atlas = Atlas(torch.cat([textures.floors, textures.walls]).to(self.device))
