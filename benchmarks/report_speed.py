@@ -149,11 +149,9 @@ def render_section(lines: Sequence[Line]) -> str:
         cells = [stage, device, f"{scenes:,}", f"{samples} x {samples}"]
         found = measured.get((device, stage, scenes, samples))
         if found is None:
-            where, _, fused = device.partition(", ")
-            threads = " --threads 1" if where == "cpu" else ""
+            flags = {"cpu": "cpu --threads 1", "cuda": "cuda --fused off"}.get(device, "cuda")
             missing.append(
-                f"python -m benchmarks.render --stages stack room --device {where} "
-                f"--scenes {scenes}{threads}{' --fused off' if where == 'cuda' and not fused else ''}"
+                f"python -m benchmarks.render --stages stack room --scenes {scenes} --device {flags}"
             )
             rows.append([*cells, "", "", anchor, ""])
             continue
