@@ -151,7 +151,8 @@ def render_section(lines: Sequence[Line]) -> str:
         if found is None:
             flags = {"cpu": "cpu --threads 1", "cuda": "cuda --fused off"}.get(device, "cuda")
             missing.append(
-                f"python -m benchmarks.render --stages stack room --scenes {scenes} --device {flags}"
+                f"python -m benchmarks.render --stages stack room --scenes {scenes} "
+                f"--device {flags}"
             )
             rows.append([*cells, "", "", anchor, ""])
             continue
