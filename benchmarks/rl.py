@@ -36,6 +36,8 @@ from benchmarks.common import (
     run_cli,
     save_result,
 )
+from benchmarks.rl_jobs import train_in_processes
+from benchmarks.rl_plan import check_encoders, check_same, folder_of, plan
 from benchmarks.rl_report import REPRESENTATIONS, read_rows, report, slug
 
 ENVIRONMENT = "GenesisRL/SpriteGoal-v0"
@@ -113,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what trained agents are tried in too (default: colours=ood, and one object more, "
         "where the task has these)",
     )
+    parser.add_argument(
+        "--jobs", type=positive_int, default=1, help="rows at a time, over all GPUs there are"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
     parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
     parser.add_argument("--resume", action="store_true", help="skip rows that are finished")
@@ -167,27 +172,31 @@ def train(args: Any, picture: Path, argv: Sequence[str] | None) -> None:
         check_same(config, done.get(folder), folder)
     check_encoders([config for config, _ in configs])
 
-    random = play_randomly([config for config, _ in configs])
-    rows, failed = [], []
-    for config, folder in configs:
-        row = done.get(folder)
-        if row is None:
+    open_rows = [(config, folder) for config, folder in configs if not done.get(folder)]
+    if args.jobs > 1:
+        words = sys.argv[1:] if argv is None else argv
+        failed = train_in_processes(open_rows, words, jobs=args.jobs, devices=_devices(device))
+        done = {folder: finished(folder) for _, folder in configs}
+    else:
+        random = play_randomly([config for config, _ in configs])
+        failed = []
+        for config, folder in open_rows:
             try:
-                row = train_and_save(config, folder, random[config.env_id], device, args, argv)
+                trained = train_and_save(config, folder, random[config.env_id], device, args, argv)
+                done[folder] = trained
             except Exception:  # whatever a row meets, the next one may do without
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "error.txt").write_text(traceback.format_exc())
                 print(f"{folder} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
                 failed.append(folder)
-                continue
-        rows.append(row)
+    rows = [row for _, folder in configs if (row := done.get(folder))]
     if rows and args.quick:
         print(quick_report(rows[0]))
     if rows:
         report(rows, picture)
     if failed:
         sys.exit(
-            f"{len(failed)} of {len(configs)} rows failed, see {failed[0] / 'error.txt'}; once "
+            f"{len(failed)} of {len(configs)} rows failed, see {failed[0]}; once "
             "that is mended, add --resume to train the rest"
         )
 
@@ -205,58 +214,6 @@ def play_randomly(configs: Sequence[Any]) -> dict[str, Row]:
     return scores
 
 
-def plan(args: Any) -> list[tuple[Any, Path]]:
-    """Returns the rows to train, and the folder of each."""
-    from benchmarks.rl_playing import RowConfig, usual_variants
-
-    names = args.representations
-    if names is None:
-        names = [name for name in REPRESENTATIONS if name != "vae" or args.vae_checkpoint]
-    if "vae" in names and not args.vae_checkpoint:
-        raise ValueError(
-            "representation 'vae' needs --vae-checkpoint; train one with GENESIS's 5 x 80 numbers "
-            "by python pretrain/run.py --config multi_dsprites_bd_vae --latents 400"
-        )
-    kinds = [
-        (name, head)
-        for name in names
-        for head in args.heads
-        if head == "mlp" or name not in ("cnn", "vae")  # which have nothing to attend to
-    ]
-    if not kinds:
-        raise ValueError(f"{' and '.join(names)} can only be read by --heads mlp")
-    transfer = {
-        env_id: usual_variants(env_id, args.env_options) if args.transfer is None else args.transfer
-        for env_id in args.env_id
-    }
-    checkpoints = {"vae": args.vae_checkpoint, "state": None, "cnn": None}
-    configs = [
-        RowConfig(
-            env_id=env_id,
-            representation=name,
-            seed=seed,
-            steps=args.steps,
-            checkpoint=checkpoints.get(name, str(args.checkpoint)),
-            latents=args.latents if "genesis" in name else "both",
-            head=head,
-            num_envs=args.envs,
-            rollout=args.rollout,
-            batch_size=args.batch_size,
-            epochs=args.epochs,
-            learning_rate=args.learning_rate,
-            evaluate_every=args.evaluate_every,
-            episodes=args.episodes,
-            normalise=args.normalise,
-            env_options=args.env_options or None,
-            variants=transfer[env_id] or None,
-        )
-        for env_id in args.env_id
-        for name, head in kinds
-        for seed in args.seeds
-    ]
-    return [(config, args.out / slug(config.env_id) / _folder(config)) for config in configs]
-
-
 def train_and_save(
     config: Any, folder: Path, random: Row, device: Any, args: Any, argv: Sequence[str] | None
 ) -> Row:
@@ -264,7 +221,7 @@ def train_and_save(
     from benchmarks.rl_training import train_row
     from genesis_rl.durable import replace_file
 
-    title = f"{slug(config.env_id)} {_folder(config)}"
+    title = f"{slug(config.env_id)} {folder_of(config)}"
     with _progress(config.steps, title) as progress:
         row = train_row(config, folder, device=device, progress=progress)
     row = {**row, "random": random}
@@ -272,39 +229,6 @@ def train_and_save(
     save_result("rl", stored, device=device, seed=config.seed, folder=args.results_dir, argv=argv)
     replace_file(folder / "result.json", (json.dumps(row, indent=1) + "\n").encode())
     return row
-
-
-def check_encoders(configs: Sequence[Any]) -> None:
-    """Refuses encoders that are not what their row says; a VAE of another size is pointed out."""
-    from genesis_rl.encoder import GenesisEncoder
-
-    sizes = {}
-    for config in configs:
-        if config.checkpoint is None or config.representation in sizes:
-            continue
-        encoder = GenesisEncoder.from_checkpoint(config.checkpoint, device="cpu")
-        sizes[config.representation] = encoder.num_slots * encoder.slot_dim
-        if config.representation == "vae" and encoder.num_slots != 1:
-            raise ValueError(
-                f"--vae-checkpoint needs a bd_vae or dc_vae, but {config.checkpoint} has "
-                f"{encoder.num_slots} slots"
-            )
-    if "vae" in sizes and sizes["vae"] != sizes.get("genesis", sizes["vae"]):
-        print(f"note: vae shows {sizes['vae']} numbers, genesis {sizes['genesis']}")
-
-
-def check_same(config: Any, row: Row | None, folder: Path) -> None:
-    """Refuses to mix a finished row with others that were trained in another way."""
-    from dataclasses import fields
-
-    for field in fields(config):
-        wanted = getattr(config, field.name)
-        found = row.get(field.name, field.default) if row else wanted  # it may predate the option
-        if found != wanted:
-            raise ValueError(
-                f"{folder} was trained with {field.name} = {found!r}, but {wanted!r} is asked for; "
-                "repeat the same settings or choose another --out"
-            )
 
 
 def quick_report(row: Row) -> str:
@@ -336,9 +260,13 @@ def _progress(steps: int, title: str) -> Iterator[Callable[[int, str], None]]:
         yield advance
 
 
-def _folder(config: Any) -> str:
-    head = "" if config.head == "mlp" else f"-{config.head}"
-    return f"{config.representation}{head}-seed{config.seed}"
+def _devices(device: Any) -> list[str]:
+    """All GPUs where no certain one was asked for."""
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)]
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 if __name__ == "__main__":

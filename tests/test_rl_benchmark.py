@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs  # noqa: F401
-from benchmarks import rl, rl_playing
+from benchmarks import rl, rl_jobs, rl_plan, rl_playing
 from genesis_rl.heads import HEADS
 from rl_rows import ENV, FLAGS, TINY, tiny_genesis, tiny_vae
 
@@ -70,7 +70,7 @@ def test_a_row_whose_environment_raises_is_named_and_the_others_are_trained(
     Breaks(monkeypatch)
     where = ["--out", str(tmp_path / "runs"), "--results-dir", str(tmp_path)]
     argv = ["--representations", "state", *FLAGS.replace("--seeds 0", "--seeds 3 4").split()]
-    with pytest.raises(SystemExit, match=r"1 of 2 rows failed, see .*state-seed3/error\.txt"):
+    with pytest.raises(SystemExit, match=r"1 of 2 rows failed, see .*state-seed3;"):
         rl.main([*argv, *where])
     printed = capsys.readouterr()
     named = f"{ENV}, 4 environments with seeds 3000000 to 3000003, raised in step 3: "
@@ -81,6 +81,42 @@ def test_a_row_whose_environment_raises_is_named_and_the_others_are_trained(
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"][0]["rows"]
     assert rows[0]["seeds"] == [3, 4]
     assert not (tmp_path / "runs" / "spritegoal-v0" / "state-seed3" / "error.txt").exists()
+
+
+def test_rows_trained_side_by_side_are_those_trained_one_by_one(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    argv = ["--env-id", ENV, "--representations", "state", "--device", "cpu"]
+    argv += FLAGS.replace("--seeds 0", "--seeds 3 4").split()
+    for name, jobs in (("one", "1"), ("two", "2")):
+        where = ["--out", str(tmp_path / name), "--results-dir", str(tmp_path / f"{name}-lines")]
+        rl.main([*argv, *where, "--jobs", jobs])
+    printed = capsys.readouterr().out.splitlines()
+    table = json.loads(printed[-1])["tasks"][0]["rows"][0]
+    assert table["seeds"] == [3, 4]
+    for seed in (3, 4):
+        row = f"spritegoal-v0/state-seed{seed}"
+        one, two = (
+            json.loads((tmp_path / n / row / "result.json").read_text()) for n in ("one", "two")
+        )
+        assert two["curve"] == one["curve"]
+        assert (tmp_path / "two" / f"{row}.log").stat().st_size > 0
+
+
+def test_rows_that_fail_side_by_side_are_named_with_their_log(tmp_path, capsys):
+    folder = tmp_path / "spritegoal-v0" / "state-seed0"
+    words = ["--steps", "-1"]
+    assert rl_jobs.train_in_processes([(TINY, folder)], words, jobs=2, devices=["cpu"]) == [folder]
+    assert f"{folder}: failed, see {folder}.log" in capsys.readouterr().out
+    assert "--steps" in (tmp_path / "spritegoal-v0" / "state-seed0.log").read_text()
+
+
+def test_a_row_has_a_command_that_names_it_alone(tmp_path):
+    words = rl_jobs.command(TINY, tmp_path, ["--seeds", "0", "1", "2", "--jobs", "8"], "cuda:1", 4)
+    args = rl._parser().parse_args(words[3:])
+    assert (args.seeds, args.jobs, args.device, args.threads) == ([TINY.seed], 1, "cuda:1", 4)
+    assert args.env_id == [TINY.env_id]
+    assert args.representations == [TINY.representation]
+    assert args.resume
 
 
 def test_several_tasks_are_reported_one_by_one_and_together(tmp_path, capsys):
@@ -103,7 +139,7 @@ def test_rows_are_planned_for_what_a_head_can_read(checkpoint, vae):
     def planned(*argv):
         args = rl._parser().parse_args(["--seeds", "0", "--env-id", ENV, *argv])
         args.env_options, args.transfer = {}, {}
-        return [(row.representation, row.head, folder.name) for row, folder in rl.plan(args)]
+        return [(row.representation, row.head, folder.name) for row, folder in rl_plan.plan(args)]
 
     assert planned() == [
         (name, "mlp", f"{name}-seed0") for name in ("state", "cnn", "genesis", "random-genesis")
@@ -180,7 +216,7 @@ def test_what_is_tried_by_default_and_what_is_named_is_in_the_plan():
         args = rl._parser().parse_args(["--representations", "state", "--seeds", "0", *argv])
         args.env_options, args.env_id = {}, ["GenesisRL/RoomReach-v0", ENV]
         args.transfer = args.transfer and dict(args.transfer)
-        return [row.variants for row, _ in rl.plan(args)]
+        return [row.variants for row, _ in rl_plan.plan(args)]
 
     room, sprites = planned()
     assert room == {"colours=ood": {"colours": "ood"}, "num_objects=3": {"num_objects": 3}}
