@@ -27,9 +27,9 @@ class SlotAligner:
     """The memory of N environments, and the matching of new frames with it.
 
     Two slots are as far apart as their mask latents (root mean square of the differences) and their
-    component latents (likewise) together. *Where* a slot was is remembered from the last frame,
-    because objects move; *what* was in it fades slowly, because objects stay what they are: one
-    that was hidden behind another for some frames gets its number back.
+    component latents (likewise, times `what_counts`) together. *Where* a slot was is remembered
+    from the last frame, because objects move; *what* was in it fades slowly, because objects stay
+    what they are: one that was hidden behind another for some frames gets its number back.
 
     Args:
         num_slots: K.
@@ -39,6 +39,7 @@ class SlotAligner:
             not: the last mask is what the others leave over. It is then left out of all distances,
             and the last slot is told by its component latent.
         kept: Of what a slot looked like, from frame to frame; at 0.9 half is left after seven.
+        what_counts: Weight of component latents; a mask latent also moves when others' masks do.
 
     Attributes:
         order: `[N, K]` which inferred slot each number now means; None before the first frame.
@@ -55,6 +56,7 @@ class SlotAligner:
         *,
         last_mask_counts: bool = True,
         kept: float = 0.9,
+        what_counts: float = 4.0,
     ):
         if num_slots > MAX_SLOTS:
             raise ValueError(
@@ -62,7 +64,7 @@ class SlotAligner:
                 f"has {num_slots}; use align=None"
             )
         self.num_slots, self.mask_size, self.num_envs = num_slots, mask_size, num_envs
-        self.last_mask_counts, self.kept = last_mask_counts, kept
+        self.last_mask_counts, self.kept, self.what_counts = last_mask_counts, kept, what_counts
         self.order: Tensor | None = None
         self._memory = torch.zeros(0)  # [N, K, D]
         self._placed = torch.zeros(0)  # [N, K] bool: whether the mask latent in memory says where
@@ -118,7 +120,7 @@ class SlotAligner:
         """`[B, K, K]`: of what is remembered, row by row, to what is there now."""
         size = self.mask_size
         where = _root_mean_square(memory[..., :size], latents[..., :size])
-        what = _root_mean_square(memory[..., size:], latents[..., size:])
+        what = self.what_counts * _root_mean_square(memory[..., size:], latents[..., size:])
         if self.last_mask_counts:
             return where + what
         # The last slot is nowhere, which makes no difference to which number it gets. A number that
