@@ -2,7 +2,8 @@
 
 The recording shows one tower from two cameras, whose places are known, as a picture, as
 anti-aliased masks and as depth. Blocks rest on each other, so that height follows from size; the
-other numbers are those with which the ray caster draws masks, depth and shading best.
+other numbers are those with which the ray caster draws masks and colours best. Depth is not used:
+it is there to check them.
 
 Shapes: B towers, C cameras, W pixels of the central part that is searched.
 """
@@ -31,10 +32,17 @@ PARTS = ((0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (0, 0, 1))
 """How the recorded masks paint each block: base, violating block, the one above it, the rest."""
 
 _WINDOW = 144  # all of the tower, in both views
-_STEPS = ((1.0, 1e-4), (1.0, 1e-2), (0.5, 1e-2), (3.0, 3e-2), (8.0, 3e-2), (0.3, 0.1))  # length, damping
+_STEPS = (
+    (1.0, 1e-4),
+    (1.0, 1e-2),
+    (0.5, 1e-2),
+    (3.0, 3e-2),
+    (8.0, 3e-2),
+    (0.3, 0.1),
+)  # length, damping
 _SIDE_STEP, _PLACE_STEP, _YAW_STEP = 0.015, 0.02, 2.0  # of differences: about half a pixel
-_DEPTH_WEIGHT, _COLOUR_WEIGHT = 1 / 4, 1 / 60  # a level of either against a pixel's coverage
-_MOST = 1.5, 0.5  # such a residual counts, of depth and of colour
+_COLOUR_WEIGHT = 1 / 60  # a grey level against the coverage of a pixel
+_MOST = 0.5  # such a residual of colour counts
 
 
 class Block(NamedTuple):
@@ -55,15 +63,16 @@ class Block(NamedTuple):
     yaw: float = 0.0
 
 
-RECORDED = (
-    Block(CYLINDER, "green", (0.359, 0.383), (-0.151, 1.125)),
-    Block(CUBOID, "blue", (0.260, 0.479, 0.350), (-0.350, 0.972), 21.0),
-    Block(CYLINDER, "magenta", (0.443, 0.277), (-0.121, 1.247)),
-    Block(CYLINDER, "yellow", (0.252, 0.366), (-0.064, 1.152)),
-    Block(SPHERE, "red", (0.340,), (-0.071, 1.155)),
+RECORDED: tuple[Block, ...] = (
+    Block(CYLINDER, "green", (0.360, 0.387), (-0.167, 1.120)),
+    Block(CUBOID, "blue", (0.268, 0.478, 0.347), (-0.361, 0.961), 20.8),
+    Block(CYLINDER, "magenta", (0.446, 0.276), (-0.129, 1.243)),
+    Block(CYLINDER, "yellow", (0.252, 0.367), (-0.081, 1.143)),
+    Block(SPHERE, "red", (0.340,), (-0.086, 1.147)),
 )
+"""To a few thousandths, which is a tenth of a pixel; the cuboid's yaw to half a degree."""
 
-GUESS = (
+GUESS: tuple[Block, ...] = (
     Block(CYLINDER, "green", (0.35, 0.35), (-0.15, 1.2)),
     Block(CUBOID, "blue", (0.4, 0.4, 0.3), (-0.15, 1.2), 20.0),
     Block(CYLINDER, "magenta", (0.4, 0.3), (-0.15, 1.2)),
@@ -80,7 +89,7 @@ class Seen(NamedTuple):
         rgb: `[C, 224, 224, 3]` uint8.
         parts: `[C, 224, 224, 3]` float: shares of a pixel that the parts cover, in their colours.
         depth: `[C, 224, 224]` float: levels of the depth pictures.
-        scale: `[C, 2]` float: level = scale[0] / depth + scale[1].
+        scale: `[C, 4]` float: see `depth_terms`.
     """
 
     rgb: NDArray[np.uint8]
@@ -143,23 +152,33 @@ def scenes(towers: Sequence[Sequence[Block]], pixels: int = NATIVE) -> SolidScen
     return tower_scene(as_towers(towers)[rows], camera)
 
 
-def depth_scale(depth: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[C, 2]`: how the recorded levels follow from 1 / depth.
+def depth_terms(depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[..., 224, 224, 4]`: what levels are sums of.
 
-    A depth buffer holds a multiple of it plus a constant. Levels at the ends of the range are cut
-    off, and where the tower stands the room is not seen: both are left out.
+    A depth buffer holds a multiple of 1 / depth plus a constant. Slopes come with it because the
+    recorded pictures do not show it at the middle of a pixel, but at one of its samples.
+    """
+    near = 1 / depth
+    down, right = np.gradient(near, axis=(-2, -1))
+    return np.stack([near, np.ones_like(near), right, down], axis=-1)
+
+
+def depth_scale(depth: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[C, 4]`: the factors of `depth_terms` of the recorded levels, from those of the room.
+
+    Levels at the ends of the range are cut off, and where the tower stands the room is not seen:
+    both are left out.
 
     Args:
         depth: `[C, 224, 224]` recorded levels.
         room: `[C, 224, 224]` depth of the empty room.
     """
     scale = []
-    for recorded, drawn in zip(depth, room, strict=True):
-        terms = np.stack([1 / drawn, np.ones_like(drawn)], axis=-1)
+    for recorded, terms in zip(depth, depth_terms(room), strict=True):
         used = (recorded > 3) & (recorded < 252)
-        for _ in range(4):
+        for most in (5, 5, 2, 2):
             factors = np.linalg.lstsq(terms[used], recorded[used], rcond=None)[0]
-            used &= np.abs(terms @ factors - recorded) < 5
+            used &= np.abs(terms @ factors - recorded) < most
         scale.append(factors)
     return np.array(scale)
 
@@ -167,54 +186,44 @@ def depth_scale(depth: NDArray[np.float64], room: NDArray[np.float64]) -> NDArra
 def residuals(
     seen: Seen, towers: Sequence[Sequence[Block]], renderer: Renderer, rays: int = 3
 ) -> NDArray[np.float64]:
-    """`[B, ...]`: how far what is drawn is from masks, depth and colours of the recording.
+    """`[B, ...]`: how far what is drawn is from masks and colours of the recording.
 
-    Depth and colour count where the tower covers a pixel in both; their residuals are cut off, so
-    that pixels between two blocks, which mix in one of the two, do not decide.
+    Colours count where the tower covers a pixel in both. Their residuals are cut off, so that
+    pixels between two blocks, which mix in one of the two, do not decide.
 
     Args:
         seen: The recording.
         towers: B of them.
         renderer: Any textures: the room does not count.
-        rays: A pixel and side, an odd number: edges are placed to a fraction of a pixel.
+        rays: A pixel and side: edges are placed to a fraction of a pixel.
     """
     count, part = len(towers), slice((NATIVE - _WINDOW) // 2, (NATIVE + _WINDOW) // 2)
-    drawn = renderer.render(scenes(towers, _WINDOW), _WINDOW * rays, samples=1, depth=True)
-    images, masks, depth = (x.cpu().numpy().reshape(2, count, *x.shape[1:]) for x in drawn)
-    shape = (2, count, _WINDOW, rays, _WINDOW, rays, 3)
-    painted = np.array(((0, 0, 0), *PARTS), float)[masks].reshape(shape).mean(axis=(3, 5))
-    colours = images.astype(float).reshape(shape).mean(axis=(3, 5))
-    middle = slice(rays // 2, None, rays)
-    with np.errstate(divide="ignore"):
-        factor, constant = seen.scale.T[:, :, None, None, None]
-        levels = factor / depth[:, :, middle, middle] + constant
+    drawn = renderer.render(scenes(towers, _WINDOW), _WINDOW * rays, samples=1)
+    shape = (2, count, _WINDOW, rays, _WINDOW, rays)
+    masks = drawn.masks.cpu().numpy().reshape(shape)
+    painted = np.array(((0, 0, 0), *PARTS), float)[masks].mean(axis=(3, 5))
+    colours = drawn.images.cpu().numpy().astype(float).reshape(*shape, 3).mean(axis=(3, 5))
 
     parts = seen.parts[:, None, part, part]
-    inside = (parts.max(axis=-1) > 0.99) & (masks[:, :, middle, middle] > 0)
-    far = (levels - seen.depth[:, None, part, part]) * inside * _DEPTH_WEIGHT
+    inside = (parts.max(axis=-1) > 0.99) & (masks > 0).all(axis=(3, 5))
     shade = (colours - seen.rgb[:, None, part, part]) * inside[..., None] * _COLOUR_WEIGHT
-    terms = (painted - parts, far.clip(-_MOST[0], _MOST[0]), shade.clip(-_MOST[1], _MOST[1]))
+    terms = (painted - parts, shade.clip(-_MOST, _MOST))
     return np.concatenate([x.swapaxes(0, 1).reshape(count, -1) for x in terms], axis=1)
 
 
 def fit(
     seen: Seen, renderer: Renderer, start: Sequence[Block] = GUESS, iterations: int = 40
-) -> tuple[tuple[Block, ...], list[float]]:
-    """Gauss-Newton, first on pixels, then on nine rays a pixel; prints the sum of squares.
-
-    Returns:
-        The tower, and the course of the sums of squares.
-    """
-    values, course = pack(start), list[float]()
+) -> tuple[Block, ...]:
+    """Gauss-Newton, first on pixels, then on nine rays a pixel; prints the sums of squares."""
+    values = pack(start)
     step = np.concatenate([_differences(block) for block in start])
     for rays, widen in ((1, 1.5), (3, 1.0)):
         for _ in range(iterations):
             values, before, after = _improve(values, step * widen, seen, renderer, rays)
-            course.append(after)
             print(f"{rays} x {rays} rays: {before:.1f} -> {after:.1f}", flush=True)
             if after > 0.999 * before:
                 break
-    return unpack(values), course
+    return unpack(values)
 
 
 def _differences(block: Block) -> list[float]:
