@@ -72,7 +72,10 @@ def render(folder: Path) -> str:
         return read_lines(folder / f"{name}.jsonl")
 
     scenes = report_speed.scenes_section(
-        lines("tower_labels"), lines("tower_transfer"), lines("gqn_sheet")
+        lines("tower_labels"),
+        lines("tower_transfer"),
+        lines("gqn_sheet"),
+        lines("shapestacks_recordings"),
     )
     sections = {
         "segmentation": report_paper.segmentation_section(lines("segmentation")),

@@ -45,6 +45,7 @@ TRAINING: dict[tuple[int, int], str] = {
     (7, 256): "9,000 images/s at the best batch size (bar)",
     (9, 32): "10.3 (reference, TF32); 101 (prototype); 170 (bar)",
 }
+KNOWN = "all that is known"  # of a recording whose textures nobody has given
 LOADING_BAR = "20,000 (bar)"
 READINGS = {"GQN, parsed": "50,000 (bar)", "GQN, decoded": "3,000 (bar)"}
 # Device, stage, scenes, rays per pixel and side: images a second that were aimed at.
@@ -165,7 +166,12 @@ def render_section(lines: Sequence[Line]) -> str:
     return section("Rendering", head, rows, commands(used, missing))
 
 
-def scenes_section(labels: Sequence[Line], transfer: Sequence[Line], rooms: Sequence[Line]) -> str:
+def scenes_section(
+    labels: Sequence[Line],
+    transfer: Sequence[Line],
+    rooms: Sequence[Line],
+    recordings: Sequence[Line],
+) -> str:
     """Returns how true generated scenes are: to physics, and to genuine pictures."""
     rows, used = [], []
     for line in newest(labels, "shapes"):
@@ -183,6 +189,14 @@ def scenes_section(labels: Sequence[Line], transfer: Sequence[Line], rooms: Sequ
         (drawn,) = [row for row in line["rows"] if row.get("frames") == "drawn"]
         what = f"published GQN frames drawn again, {line['textures']} textures: mean distance"
         rows.append([what, f"{drawn['error']:.1f} of 255 levels", "", origin(line)])
+    for line in recordings[-1:]:
+        used.append(line)
+        kinds = {row["textures"]: row for row in line["rows"] if row["region"] == KNOWN}
+        for surfaces, row in kinds.items():
+            what = f"ShapeStacks' recording drawn again, surfaces from {surfaces}: "
+            what += f"mean distance on {row['share']:.0%} of the 64 crop, both cameras"
+            errors = " / ".join(f"{error:.2f}" for error in row["errors"])
+            rows.append([what, f"{errors} of 255 levels", "3.0 (bar)", origin(line)])
     missing = [] if labels else ["python -m benchmarks.tower_labels --towers 1000"]
     if not transfer:
         missing.append(
@@ -190,6 +204,8 @@ def scenes_section(labels: Sequence[Line], transfer: Sequence[Line], rooms: Sequ
         )
     if not rooms:
         missing.append("python -m benchmarks.gqn_sheet")
+    if not recordings:
+        missing.append("python -m benchmarks.shapestacks_recordings")
     head = ["what", "here", "aim", "from"]
     return section("Generated scenes", head, rows, commands(used, missing))
 
