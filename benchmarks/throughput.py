@@ -185,10 +185,16 @@ def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: 
     env.reset(seed=0)
     env.action_space.seed(0)
 
-    def step() -> None:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        if terminated or truncated:
+    over = False
+
+    def step() -> None:  # a frame, as of the vectorised ones: a reset brings one, too
+        nonlocal over
+        if over:
             env.reset()
+            over = False
+            return
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        over = terminated or truncated
 
     cpu = torch.device("cpu")
     rows = [speed_row("env", 1, "uint8", cpu, time_calls(step, cpu, seconds=seconds).interval)]
