@@ -9,7 +9,6 @@ the folder of the run that it comes from, or its `metrics.jsonl`, how training w
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.common import argument_parser, positive_int, run_cli
+from benchmarks.common import argument_parser, positive_int, read_lines, run_cli
 
 CARD = "README.md"
 PICTURE = "decomposition.png"
@@ -72,8 +71,7 @@ def draw_curve(run: Path, picture: Path) -> None:
     from benchmarks.plots import new_figure, save_figure
 
     path = run if run.is_file() else run / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    if not lines:
+    if not (lines := read_lines(path)):
         raise ValueError(f"{path} holds no metrics; --run needs the folder of a training run")
     figure = new_figure(8, 5)
     for axes, (split, keys, label, look) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
