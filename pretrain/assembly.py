@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genesis_rl.checkpoint import MODELS
+from genesis_rl.checkpoint import MODELS, load_checkpoint
 from genesis_rl.losses.geco import BetaWarmup, Geco
 from genesis_rl.losses.mixture import LIKELIHOODS, Likelihood
 from genesis_rl.models.layers import full_precision
@@ -162,6 +162,30 @@ def build_model(config: Config) -> SlotModel:
     return built
 
 
+def take_weights(model: SlotModel, checkpoint: str) -> None:
+    """Starts a model from a checkpoint's weights and normalisation statistics.
+
+    Args:
+        model: A new one; the number of its slots may be another.
+        checkpoint: A shipped id or a folder.
+
+    Raises:
+        Stop: There is no such checkpoint, or its model is another one (status 2).
+    """
+    try:
+        source = load_checkpoint(checkpoint)
+        if type(source) is not type(model):
+            raise ValueError(f"it holds a {type(source).__name__}, not a {type(model).__name__}")
+        theirs, mine = source.state_dict(), model.state_dict()
+        for name, tensor in mine.items():
+            here, there = list(tensor.shape), list(theirs[name].shape)
+            if here != there:
+                raise ValueError(f"its {name} is {there}, that of these settings {here}")
+    except (OSError, ValueError, KeyError) as error:
+        raise Stop(2, f"start_from {checkpoint}: {error}") from error
+    model.load_state_dict(theirs)
+
+
 def _measure_by(
     likelihood: Likelihood, model: SlotModel, arguments: tuple[Any, ...], output: Inference
 ) -> Inference:
@@ -185,6 +209,7 @@ def build_objective(config: Config) -> nn.Module:
         step_size=config.geco_step,
         speedup=config.geco_speedup,
         decay=config.geco_decay,
+        first_beta=config.geco_first_beta,
         beta_range=(config.geco_beta_min, config.geco_beta_max),
         largest_step=config.geco_largest_step or math.inf,
         half_life=config.goal_half_life,

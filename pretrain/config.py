@@ -57,6 +57,7 @@ class Config:
         geco_step: GECO's learning rate of log beta, per nat of the summed error at 64x64 pixels.
         geco_speedup: GECO: factor on that rate while the goal is met.
         geco_decay: GECO: weight of the past in the running error.
+        geco_first_beta: GECO: the beta to start with.
         geco_beta_min: GECO: beta's lower bound.
         geco_beta_max: GECO: beta's upper bound.
         geco_largest_step: GECO: bound on a step's change of log beta; 0 for none.
@@ -72,6 +73,7 @@ class Config:
         learning_rate_schedule: After that: constant, or the half cosine that is 0 after all steps.
         gradient_clip: Largest norm of the gradient, as in train/gradient_norm; 0 for any.
         weight_average: Decay of the average of weights that is judged and exported; 0 for none.
+        start_from: Checkpoint (id or folder) whose weights training starts from; none draws them.
         seed: Of weights, data order and noise.
         device: auto takes CUDA where there is one.
         precision: Of convolutions; losses are always float32. auto: bf16 on CUDA, fp32 on CPU.
@@ -115,6 +117,7 @@ class Config:
     geco_step: float = _fixed(1e-5)
     geco_speedup: float = _fixed(10.0)
     geco_decay: float = _fixed(0.99)
+    geco_first_beta: float = _fixed(1.0)
     geco_beta_min: float = _fixed(1e-10)
     geco_beta_max: float = _fixed(1e10)
     geco_largest_step: float = _fixed(0.0)
@@ -130,6 +133,7 @@ class Config:
     learning_rate_schedule: Literal["constant", "cosine"] = _fixed("constant")
     gradient_clip: float = _fixed(0.0)
     weight_average: float = _fixed(0.0)
+    start_from: str | None = _fixed(None)
     seed: int = _fixed(0)
     device: str = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16"] = _fixed("auto")
@@ -173,6 +177,12 @@ class Config:
             raise ConfigError("first_std needs a mixture; a gaussian_composite has one deviation")
         if self.geco_beta_min > self.geco_beta_max:
             raise ConfigError(f"geco_beta_min {self.geco_beta_min} is above geco_beta_max")
+        if not self.geco_beta_min <= self.geco_first_beta <= self.geco_beta_max:
+            bounds = f"{self.geco_beta_min} and {self.geco_beta_max}"
+            raise ConfigError(
+                f"geco_first_beta must be between the bounds of beta, {bounds}, but got "
+                f"{self.geco_first_beta}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -200,7 +210,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("mask_latents component_latents latents width", 1, 1024),
     ("std first_std", 1e-3, 10),
     ("goal first_goal", -10, 10),
-    ("geco_beta_min geco_beta_max", 1e-30, 1e30),
+    ("geco_first_beta geco_beta_min geco_beta_max", 1e-30, 1e30),
     ("geco_largest_step weight_average", 0, 1),
     ("goal_half_life learning_rate_warmup gradient_clip", 0, 10**9),
     ("geco_step", 0, 1),

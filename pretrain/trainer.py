@@ -24,6 +24,7 @@ from pretrain.assembly import (
     pick_kernels,
     pick_precision,
     set_up_torch,
+    take_weights,
 )
 from pretrain.config import Config
 from pretrain.engine import Engine, Readings
@@ -107,7 +108,10 @@ class Trainer:
 
         self.source = training.source
         torch.manual_seed(config.seed)
-        self.model = build_model(config).to(self.device)
+        model = build_model(config)
+        if config.start_from and not has_run(self.folder):  # a run goes on from its own weights
+            take_weights(model, config.start_from)
+        self.model = model.to(self.device)
         self.engine = Engine(
             self.model,
             build_objective(config).to(self.device),

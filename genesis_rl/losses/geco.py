@@ -22,6 +22,7 @@ class Geco(nn.Module):
         step_size: Learning rate of log beta while the goal is missed, per nat and step.
         speedup: Factor on `step_size` while the goal is met.
         decay: Weight of the past in the running error, which starts at the first error seen.
+        first_beta: Beta to start with.
         beta_range: Bounds of beta.
         largest_step: Bound on the change of log beta in a step, up or down. Early errors miss the
             goal by a thousand nats, which says that training is young and not that beta is too
@@ -38,6 +39,7 @@ class Geco(nn.Module):
         step_size: float = 1e-5,
         speedup: float = 10.0,
         decay: float = 0.99,
+        first_beta: float = 1.0,
         beta_range: tuple[float, float] = (1e-10, 1e10),
         largest_step: float = math.inf,
         half_life: float = 0.0,
@@ -52,7 +54,7 @@ class Geco(nn.Module):
         self.largest_step = largest_step
         self.half_life = half_life
         self.first_goal = first_goal
-        self.register_buffer("beta", torch.tensor(1.0))
+        self.register_buffer("beta", torch.tensor(first_beta))
         # In double: a float near the goal, 7,000 nats, is only exact to 5e-4, and beta sums it up.
         self.register_buffer("error_ema", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("started", torch.tensor(False))
