@@ -4,6 +4,7 @@ Defaults that change nothing are tested with the parts themselves.
 """
 
 import inspect
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
 from genesis_rl.losses.geco import Geco
 from genesis_rl.losses.mixture import LIKELIHOODS
 from pretrain import export
-from pretrain.assembly import build_model, build_objective, engine_options, learning_rate_schedule
+from pretrain.assembly import (
+    build_model,
+    build_objective,
+    engine_options,
+    learning_rate_schedule,
+    take_weights,
+)
 from pretrain.config import build
 from pretrain.engine import Engine
 from pretrain.run import main
@@ -76,10 +83,12 @@ def test_engine_options_are_arguments_of_the_engine():
     assert engine_options(build({})).items() >= defaults.items()
 
 
-def test_geco_gets_its_bounds_and_its_easy_goal():
+def test_geco_gets_its_bounds_its_first_beta_and_its_easy_goal():
     settings = {"geco_beta_min": 1e-3, "geco_beta_max": 1.0, "geco_largest_step": 2e-3}
-    geco = build_objective(build(settings | {"goal_half_life": 100.0, "first_goal": 0.6}))
+    settings |= {"geco_first_beta": 0.5, "goal_half_life": 100.0, "first_goal": 0.6}
+    geco = build_objective(build(settings))
     assert (geco.beta_range, geco.largest_step) == ((1e-3, 1.0), 2e-3)
+    assert geco.beta == 0.5
     assert (geco.half_life, geco.first_goal) == (100, pytest.approx(0.6 * 12_288))
     assert build_objective(build({})).largest_step == float("inf")
 
@@ -90,6 +99,7 @@ def test_geco_gets_its_bounds_and_its_easy_goal():
         ({"first_goal": 0.57}, "first_goal needs a goal_half_life"),
         ({"first_std": 0.1, "likelihood": "gaussian_composite"}, "first_std needs a mixture"),
         ({"geco_beta_min": 2.0, "geco_beta_max": 1.0}, "geco_beta_min 2.0 is above"),
+        ({"geco_beta_max": 0.5}, "geco_first_beta must be between the bounds of beta"),
         ({"weight_average": 1.5}, "weight_average must be between 0 and 1"),
         ({"likelihood": "gaussian"}, "likelihood must be one of"),
     ],
@@ -205,6 +215,48 @@ def test_a_run_does_what_its_options_say(option, tmp_path):
     else:
         assert exact(plain) != exact(other)
     assert weights_sha256(plain / "model") != weights_sha256(other / "model")
+
+
+def test_training_starts_from_the_weights_of_a_checkpoint(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(first, steps=2)) == 0
+    model = build_model(build(TINY | {"mask_latents": 8, "num_slots": 4}))  # there it is three
+    take_weights(model, str(first / "model"))
+    expected = load_checkpoint(first / "model").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+    plain, started = tmp_path / "plain", arguments(second, steps=2, start_from=first / "model")
+    assert main(arguments(plain, steps=2)) == 0
+    assert main(started) == 0
+    assert exact(second) != exact(plain) == exact(first)
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(first, steps=2)) == 0
+    assert main(arguments(second, steps=2, start_from=first / "model")) == 0
+    shutil.rmtree(first)
+    assert main([f"--out={second}", "--resume", "--steps=4"]) == 0
+    assert metrics(second, "train")[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start_from": "no_such_weights"}, "start_from no_such_weights: "),
+        (
+            {},
+            "its masks.encoder.0.conv.weight is [16, 3, 5, 5], that of these settings [8, 3, 5, 5]",
+        ),
+        ({"model": "monet"}, "it holds a Genesis, not a Monet"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_no_start(settings, message, tmp_path, capsys):
+    other = save_checkpoint(tmp_path / "other", build_model(build(TINY | {"width": 8})))
+    options = {"start_from": other} | settings
+    assert main(arguments(tmp_path / "run", steps=2, **options)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_the_average_is_what_a_run_judges_and_exports(tmp_path):

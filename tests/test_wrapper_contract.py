@@ -118,7 +118,6 @@ def test_forking_after_cuda_was_used_is_an_error_that_says_what_to_do(checkpoint
     assert "CUDA cannot be used in a process forked from one that has used it" in said
     assert "spawn" in said
     assert "GenesisVectorObsWrapper" in said
-    assert float(said.split("raised after ")[1].split(" s")[0]) < 5
     assert len(said.strip().splitlines()) == 1
 
 
