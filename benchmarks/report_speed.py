@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from benchmarks.report_markdown import Line, commands, newest, origin, section
 
-# What, device, K, batch, unit, and the figures of others and bars, on an H200 or two CPU cores.
+# What (environments by their names), device, K, batch, unit, and the figures of others and bars, on
+# an H200, on two CPU cores, or on one for a single environment.
 SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("encode", "cuda", 5, 1, "latency ms", "0.50 (bar)"),
     ("encode", "cuda", 5, 16, "frames/s", ""),
@@ -28,14 +29,17 @@ SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("encode", "cpu", 5, 4, "of floor", ""),
     ("encode", "cpu", 5, 16, "of floor", ""),
     ("wrapper", "cpu", 5, 1, "overhead", "10% (bar)"),
-    ("env", "cpu", 0, 1, "frames/s", ""),
-    ("env", "cpu", 0, 64, "frames/s", ""),
-    ("env", "cpu", 0, 1024, "frames/s", ""),
-    ("env", "cuda", 0, 1024, "frames/s", ""),
-    ("env", "cuda", 0, 4096, "frames/s", "500,000 (bar)"),
-    ("loop", "cuda", 5, 64, "frames/s", ""),
-    ("loop", "cuda", 5, 1024, "frames/s", "45,000 (bar)"),
-    ("loop", "cuda", 5, 4096, "frames/s", "45,000 (bar)"),
+    ("SpriteGoal", "cpu", 0, 1, "frames/s", "1,500 (bar)"),
+    ("RoomReach", "cpu", 0, 1, "frames/s", "100 (bar)"),
+    ("StackTower", "cpu", 0, 1, "frames/s", "100 (bar)"),
+    ("SpriteGoal", "cpu", 0, 64, "frames/s", ""),
+    ("SpriteGoal", "cuda", 0, 1024, "frames/s", ""),
+    ("SpriteGoal", "cuda", 0, 4096, "frames/s", "500,000 (bar)"),
+    ("RoomReach", "cuda", 0, 1024, "frames/s", ""),
+    ("RoomReach", "cuda", 0, 4096, "frames/s", "60,000 (bar)"),
+    ("SpriteGoal and encoder", "cuda", 5, 64, "frames/s", ""),
+    ("SpriteGoal and encoder", "cuda", 5, 1024, "frames/s", "45,000 (bar)"),
+    ("SpriteGoal and encoder", "cuda", 5, 4096, "frames/s", "45,000 (bar)"),
 )
 # Slots, batch: what others reach, and what was aimed at.
 TRAINING: dict[tuple[int, int], str] = {
@@ -68,16 +72,13 @@ def throughput_section(lines: Sequence[Line]) -> str:
     for line in lines:
         for row in line["rows"]:
             slots = 0 if row["what"] == "env" else (line["slots"] or 5)
-            measured[row["what"], row["device"], slots, row["batch"]] = (row, line)
+            measured[_what(row, line), row["device"], slots, row["batch"]] = (row, line)
     rows, used, missing = [], [], []
     for what, device, slots, batch, unit, anchor in SPEEDS:
         name = f"{what}, K={slots}" if slots else what
         found = measured.get((what, device, slots, batch))
         if found is None:
-            missing.append(
-                f"python -m benchmarks.throughput --what {what} --device {device}"
-                + (f" --slots {slots}" if slots not in (0, 5) else "")
-            )
+            missing.append(_throughput_command(what, device, slots, batch))
             rows.append([name, device, str(batch), "", "", unit, anchor, "", ""])
             continue
         row, line = found
@@ -88,6 +89,22 @@ def throughput_section(lines: Sequence[Line]) -> str:
     head = ["what", "device", "batch", "dtype", "here", "unit", "others, bars"]
     head += ["of arithmetic floor", "from"]
     return section("Speed", head, rows, commands(used, missing))
+
+
+def _what(row: Line, line: Line) -> str:
+    """Names what a row measured: a kind of work, or an environment."""
+    env = line.get("env_id", "GenesisRL/SpriteGoal-v0").partition("/")[2].partition("-v")[0]
+    return {"env": env, "loop": f"{env} and encoder"}.get(row["what"], row["what"])
+
+
+def _throughput_command(what: str, device: str, slots: int, batch: int) -> str:
+    command = f"python -m benchmarks.throughput --device {device}"
+    command += f" --slots {slots}" if slots not in (0, 5) else ""
+    env, _, loop = what.partition(" and ")
+    if env == what and slots:
+        return f"{command} --what {what}"
+    kind = "loop" if loop else "env"
+    return f"{command} --what {kind} --env-id GenesisRL/{env}-v0 --envs {batch}"
 
 
 def training_section(lines: Sequence[Line]) -> str:

@@ -86,6 +86,17 @@ def test_the_newest_line_of_each_kind_is_shown_with_its_origin(tmp_path):
     assert "    python -m benchmarks.segmentation\n" in text
 
 
+def test_two_environments_have_a_row_each(tmp_path):
+    for env, speed in (("SpriteGoal", 5000.0), ("RoomReach", 300.0)):
+        row = {"what": "env", "device": "cpu", "batch": 1, "dtype": "uint8", "per_second": speed}
+        line = speed_line(1024, 1.0) | {"rows": [row], "env_id": f"GenesisRL/{env}-v0"}
+        append_line(tmp_path / "throughput.jsonl", line)
+    text = report.render(tmp_path)
+    assert row_of(text, "SpriteGoal", "cpu", "1,500 (bar)")[4] == "5,000"
+    assert row_of(text, "RoomReach", "cpu", "100 (bar)")[4] == "300"
+    assert "--what env --env-id GenesisRL/StackTower-v0 --envs 1\n" in text  # not measured yet
+
+
 def test_training_with_and_without_own_kernels_is_told_apart(tmp_path):
     row = {"what": "train", "device": "cuda", "batch": 32, "dtype": "bf16", "slots": 5}
     row |= {"of_floor": 0.1, "preparation_s": 48.2}
