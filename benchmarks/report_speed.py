@@ -93,8 +93,10 @@ def throughput_section(lines: Sequence[Line]) -> str:
 
 def _what(row: Line, line: Line) -> str:
     """Names what a row measured: a kind of work, or an environment."""
-    env = line.get("env_id", "GenesisRL/SpriteGoal-v0").partition("/")[2].partition("-v")[0]
-    return {"env": env, "loop": f"{env} and encoder"}.get(row["what"], row["what"])
+    what = str(row["what"])
+    env_id = str(line.get("env_id", "GenesisRL/SpriteGoal-v0"))
+    env = env_id.partition("/")[2].partition("-v")[0]
+    return {"env": env, "loop": f"{env} and encoder"}.get(what, what)
 
 
 def _throughput_command(what: str, device: str, slots: int, batch: int) -> str:
