@@ -70,7 +70,7 @@ def throughput_section(lines: Sequence[Line]) -> str:
     """Returns the table of speeds; the newest measurement of each kind."""
     measured: dict[tuple[str, str, int, int], tuple[Line, Line]] = {}
     for line in lines:
-        for row in line["rows"]:
+        for row in reversed(line["rows"]):  # a single environment is before vectors, also of one
             slots = 0 if row["what"] == "env" else (line["slots"] or 5)
             measured[_what(row, line), row["device"], slots, row["batch"]] = (row, line)
     rows, used, missing = [], [], []

@@ -89,7 +89,9 @@ def test_the_newest_line_of_each_kind_is_shown_with_its_origin(tmp_path):
 def test_two_environments_have_a_row_each(tmp_path):
     for env, speed in (("SpriteGoal", 5000.0), ("RoomReach", 300.0)):
         row = {"what": "env", "device": "cpu", "batch": 1, "dtype": "uint8", "per_second": speed}
-        line = speed_line(1024, 1.0) | {"rows": [row], "env_id": f"GenesisRL/{env}-v0"}
+        vector_of_one = row | {"per_second": 1.0}  # not what is asked for
+        line = speed_line(1024, 1.0) | {"env_id": f"GenesisRL/{env}-v0"}
+        line["rows"] = [row, vector_of_one]
         append_line(tmp_path / "throughput.jsonl", line)
     text = report.render(tmp_path)
     assert row_of(text, "SpriteGoal", "cpu", "1,500 (bar)")[4] == "5,000"
