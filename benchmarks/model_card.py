@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("--images", type=positive_int, default=320, help="test images")
+    parser.add_argument("--data-dir", type=Path, help="where its dataset is, if it is on disk")
     parser.add_argument(
         "--note", default="", help="a paragraph of your own, such as known failures"
     )
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     entry = read_config(args.checkpoint)
     flags = ["--checkpoint", str(args.checkpoint), "--images", str(args.images)]
     flags += ["--dataset", entry["metadata"]["dataset"], "--device", args.device]
+    flags += [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
     flags += ["--picture", str(args.checkpoint / PICTURE), "--results-dir", str(args.results_dir)]
     (line,) = segmentation.main(flags)
     if args.run is not None:
@@ -123,6 +125,7 @@ def card(
         ("width of the first layer", config.get("width", "")),
         ("data", f"{made['dataset']}: {made.get('data', 'generated')}"),
         ("seed", made["seed"]),
+        *([("started from", made["start_from"])] if made.get("start_from") else []),
         ("updates x images", f"{made['steps']:,} x {made['batch_size']}"),
         ("learning rate", made["learning_rate"]),
         *_averaging(made.get("weight_average", 0.0)),

@@ -286,6 +286,8 @@ class Trainer:
             "minutes": round(seconds / 60, 1),
             "commit": commit(),
         }
+        if self.config.start_from:
+            metadata["start_from"] = self.config.start_from
         save_checkpoint(self.folder / "model", self.engine.averaged_model, metadata=metadata)
 
     def _restore(self) -> None:

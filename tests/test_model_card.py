@@ -7,6 +7,8 @@ import yaml
 from benchmarks import model_card
 from benchmarks.model_card import card
 from genesis_rl import Genesis, GenesisConfig, load_checkpoint, save_checkpoint
+from pretrain.data.generate import generate
+from pretrain.data.make_gqn import GqnRecipe
 
 MADE = {"dataset": "multi_dsprites", "steps": 7000, "batch_size": 16, "seed": 3}
 MADE |= {"learning_rate": 1e-4, "precision": "fp32", "device": "a laptop", "minutes": 12.5}
@@ -51,6 +53,27 @@ def test_the_course_of_a_run_is_drawn_beside_its_card(checkpoint, tmp_path):
     model_card.main([str(checkpoint), *flags, "--run", str(tmp_path)])
     assert (checkpoint / "training.png").stat().st_size > 0
     assert "(training.png)" in (checkpoint / "README.md").read_text()
+
+
+def test_a_card_says_which_weights_training_started_from(checkpoint, tmp_path):
+    model, made = load_checkpoint(checkpoint), MADE | {"start_from": "older_weights"}
+    flags = ["--images", "4", "--results-dir", str(tmp_path / "results"), "--device", "cpu"]
+    for metadata, said in ((made, True), (MADE, False)):
+        save_checkpoint(checkpoint, model, metadata=metadata)
+        model_card.main([str(checkpoint), *flags])
+        assert ("| started from | older_weights |" in (checkpoint / "README.md").read_text()) == said
+
+
+def test_a_card_scores_the_dataset_in_a_folder(checkpoint, tmp_path):
+    model, made = load_checkpoint(checkpoint), MADE | {"dataset": "gqn"}
+    save_checkpoint(checkpoint, model, metadata=made)
+    rooms, results = tmp_path / "rooms", tmp_path / "results"
+    recipe = GqnRecipe(train=2, test=3, scenes_per_file=2, samples=1, textures="procedural")
+    generate(recipe, rooms, device="cpu", workers=1, progress=False)
+    flags = ["--images", "3", "--results-dir", str(results), "--device", "cpu"]
+    model_card.main([str(checkpoint), *flags, "--data-dir", str(rooms)])
+    line = json.loads((results / "segmentation.jsonl").read_text())
+    assert (line["dataset"], line["split"], line["images"]) == ("gqn", "test", 3)
 
 
 def test_a_run_without_metrics_has_no_course(checkpoint, tmp_path):

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
+from genesis_rl.checkpoint import MODELS, load_checkpoint, read_config, save_checkpoint
 from genesis_rl.losses.geco import Geco
 from genesis_rl.losses.mixture import LIKELIHOODS
 from pretrain import export
@@ -238,6 +238,7 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(tmp_path):
     shutil.rmtree(first)
     assert main([f"--out={second}", "--resume", "--steps=4"]) == 0
     assert metrics(second, "train")[-1]["step"] == 4
+    assert read_config(second / "model")["metadata"]["start_from"] == str(first / "model")
 
 
 @pytest.mark.parametrize(
