@@ -61,7 +61,9 @@ def test_a_card_says_which_weights_training_started_from(checkpoint, tmp_path):
     for metadata, said in ((made, True), (MADE, False)):
         save_checkpoint(checkpoint, model, metadata=metadata)
         model_card.main([str(checkpoint), *flags])
-        assert ("| started from | older_weights |" in (checkpoint / "README.md").read_text()) == said
+        assert (
+            "| started from | older_weights |" in (checkpoint / "README.md").read_text()
+        ) == said
 
 
 def test_a_card_scores_the_dataset_in_a_folder(checkpoint, tmp_path):
