@@ -2,8 +2,9 @@
 
 Every convolution of the model's training pass is timed alone, forward and both gradients, on inputs
 of its own shape, channels-last. Stride-1 transposed convolutions are timed as what they equal, too:
-a convolution with flipped weights. With `--tiles` the passes of `pretrain/kernels` follow, for each
-setting of their tiles; CUDA only.
+a convolution with flipped weights; and convolutions of few channels in groups of neighbouring
+pixels (`genesis_rl/inference/paired.py`). With `--tiles` the passes of `pretrain/kernels` follow,
+for each setting of their tiles; CUDA only.
 
     python -m benchmarks.step_parts --device cuda --slots 5 --batch 32 --tiles
 """
@@ -49,25 +50,51 @@ class Convolution(NamedTuple):
 
     image: tuple[int, ...]
     weight: tuple[int, ...]
-    stride: int
-    padding: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
     transposed: bool
 
     @property
-    def output_padding(self) -> int:
+    def output_padding(self) -> tuple[int, int]:
         """Which makes a transposed convolution enlarge its image by the stride exactly."""
-        return self.stride - 1 if self.transposed else 0
+        down, across = self.stride
+        return (down - 1, across - 1) if self.transposed else (0, 0)
 
     def flipped(self) -> Convolution:
         """The ordinary convolution that a transposed one of stride 1 equals."""
         inputs, outputs, *kernel = self.weight
-        padding = kernel[0] - 1 - self.padding
-        return Convolution(self.image, (outputs, inputs, *kernel), 1, padding, False)
+        padding = kernel[0] - 1 - self.padding[0], kernel[1] - 1 - self.padding[1]
+        return Convolution(self.image, (outputs, inputs, *kernel), (1, 1), padding, False)
+
+    def paired(self) -> Convolution:
+        """The convolution in groups of neighbours that this equals; itself, if none is better."""
+        from genesis_rl.inference.paired import Taps, neighbours_for
+
+        if self.transposed:
+            plain = self.flipped() if self.stride == (1, 1) else self
+            return self if plain == self or plain.paired() == plain else plain.paired()
+        count, channels, height, width = self.image
+        taps = Taps(self.weight[-1], self.stride[1], self.padding[1])
+        together = neighbours_for(channels, taps)
+        if together == 1 or width % together:
+            return self
+        return Convolution(
+            (count, channels * together, height, width // together),
+            (
+                self.weight[0] * together // taps.stride,
+                channels * together,
+                self.weight[2],
+                taps.groups(together),
+            ),
+            (self.stride[0], 1),
+            (self.padding[0], taps.before(together)),
+            False,
+        )
 
     def __str__(self) -> str:
         """For people."""
         kind = "transposed" if self.transposed else "convolution"
-        return f"{kind} {self.weight} / {self.stride} of {self.image}"
+        return f"{kind} {self.weight} / {self.stride[0]} of {self.image}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,9 +128,12 @@ def convolution_rows(args: Any, device: torch.device) -> Iterator[Row]:
     for conv, calls in convolutions(model, args.batch, args.image_size).items():
         row: Row = {"what": "convolution", "shape": str(conv), "calls": calls}
         row |= time_convolution(conv, device, precision, args.seconds)
-        if conv.transposed and conv.stride == 1:
-            flipped = time_convolution(conv.flipped(), device, precision, args.seconds)
-            row |= {f"flipped_{name}": value for name, value in flipped.items()}
+        others = {"flipped": conv.flipped()} if conv.transposed and conv.stride == (1, 1) else {}
+        if conv.paired() != conv:
+            others["paired"] = conv.paired()
+        for kind, other in others.items():
+            timed = time_convolution(other, device, precision, args.seconds)
+            row |= {f"{kind}_{name}": value for name, value in timed.items()}
         total += calls * sum(row[name] for name in ("forward_ms", "of_image_ms", "of_weight_ms"))
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         yield row
@@ -127,7 +157,8 @@ def convolutions(model: nn.Module, batch: int, size: int) -> Counter[Convolution
             if call is torch.ops.aten.convolution.default:
                 x, weight, _, stride, padding, _, transposed = args[:7]
                 shapes = (batch * x.shape[0], *x.shape[1:]), tuple(weight.shape)
-                found[Convolution(*shapes, stride[0], padding[0], transposed)] += 1
+                geometry = tuple(stride), tuple(padding)
+                found[Convolution(*shapes, *geometry, transposed)] += 1
             return call(*args, **(kwargs or {}))
 
     with torch.no_grad(), Watch():
@@ -151,10 +182,7 @@ def time_convolution(
         return x.contiguous(memory_format=torch.channels_last)
 
     x, weight = noise(*conv.image), noise(*conv.weight)
-    stride, padding, more = (
-        [value] * 2 for value in (conv.stride, conv.padding, conv.output_padding)
-    )
-    geometry = (stride, padding, [1, 1], conv.transposed, more, 1)
+    geometry = (conv.stride, conv.padding, (1, 1), conv.transposed, conv.output_padding, 1)
 
     def forward() -> torch.Tensor:
         return torch.ops.aten.convolution(x, weight, None, *geometry)

@@ -88,7 +88,7 @@ class Engine:
         self.device = images.device
         self.steps_done, self.fused = 0, fused
         if fused:
-            use_kernels(model, self.device)
+            use_kernels(model, self.device, pairs=precision != "fp32")
 
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         for parameter in self._parameters:

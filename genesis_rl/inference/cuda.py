@@ -83,7 +83,8 @@ class CudaRuntime(Runtime):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         network: Frozen
         if isinstance(model, Genesis):
-            network = LeanGenesis(model, dtype=dtype, operations=_operations(device))
+            paired = dtype == torch.bfloat16
+            network = LeanGenesis(model, dtype=dtype, operations=_operations(device), paired=paired)
         else:
             network = FrozenModel(model, dtype)
         super().__init__(network.to(device), device, _CHUNK)

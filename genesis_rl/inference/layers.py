@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genesis_rl.inference.paired import Taps, neighbours_for, paired_conv2d, paired_weight
 from genesis_rl.inference.winograd import WinogradConv
 from genesis_rl.models.layers import GatedConv
 from genesis_rl.models.masks import stick_breaking
@@ -88,6 +89,7 @@ class LeanConv(nn.Module):
         dtype: What to compute in.
         weight: Folded weight.
         bias: Folded bias.
+        paired: Whether neighbours count as one pixel where channels are few (`paired`).
     """
 
     weight: Tensor
@@ -99,6 +101,8 @@ class LeanConv(nn.Module):
         dtype: torch.dtype,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
+        *,
+        paired: bool = False,
     ):
         super().__init__()
         weight = conv.weight if weight is None else weight
@@ -108,6 +112,11 @@ class LeanConv(nn.Module):
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         if self.transposed and self.stride == 1:  # an ordinary convolution in disguise
             weight, self.transposed = weight.transpose(0, 1).flip(2, 3), False
+        self.taps = Taps(weight.shape[-1], self.stride, self.padding)
+        self.neighbours = 1
+        if paired and not self.transposed:
+            self.neighbours = neighbours_for(weight.shape[1], self.taps)
+            weight = paired_weight(weight, self.taps, self.neighbours)
         weight = weight.detach().to(dtype).clone(memory_format=CHANNELS_LAST)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.detach().float().clone())
@@ -118,6 +127,8 @@ class LeanConv(nn.Module):
         if self.transposed:
             extra = self.stride - 1
             return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, extra)
+        if self.neighbours > 1:
+            return paired_conv2d(x, self.weight, bias, self.taps, self.neighbours)
         return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
     @property
@@ -130,7 +141,7 @@ class LeanConv(nn.Module):
 class LeanGatedConv(nn.Module):
     """`GatedConv` with its batch norm folded in; an instance norm cannot be folded and stays."""
 
-    def __init__(self, layer: GatedConv, dtype: torch.dtype, *, winograd: bool):
+    def __init__(self, layer: GatedConv, dtype: torch.dtype, *, winograd: bool, paired: bool):
         super().__init__()
         self.instance_norm: nn.InstanceNorm2d | None = None
         weight, bias = None, None
@@ -138,7 +149,7 @@ class LeanGatedConv(nn.Module):
             weight, bias = fold_batch_norm(layer.conv, layer.norm)
         elif isinstance(layer.norm, nn.InstanceNorm2d):
             self.instance_norm = copy.deepcopy(layer.norm).requires_grad_(False)
-        self.conv = LeanConv(layer.conv, dtype, weight, bias)
+        self.conv = LeanConv(layer.conv, dtype, weight, bias, paired=paired)
         self.winograd: WinogradConv | None = None
         if winograd and self.instance_norm is None and self.conv.suits_winograd:
             self.winograd = WinogradConv(self.conv.weight)

@@ -10,6 +10,7 @@ Shapes: B images, K slots, S x S pixels, M mask-latent and C component-latent di
 from __future__ import annotations
 
 import abc
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +114,8 @@ class LeanGenesis(Frozen):
             would feed on itself, stay in float32.
         operations: `PlainOperations`, or the CUDA kernels.
         winograd: Whether convolutions that gain from it use `WinogradConv`, which is for the CPU.
+        paired: Whether convolutions of few channels work on groups of pixels, which is for CUDA's
+            matrix units.
         masks_at_once: How many masks are decoded together; None is all of them.
     """
 
@@ -128,6 +131,7 @@ class LeanGenesis(Frozen):
         dtype: torch.dtype = torch.float32,
         operations: Operations | None = None,
         winograd: bool = False,
+        paired: bool = False,
         masks_at_once: int | None = None,
     ):
         super().__init__(model)
@@ -138,7 +142,8 @@ class LeanGenesis(Frozen):
 
         def gated(stack: nn.Sequential) -> nn.ModuleList:
             layers = [layer for layer in stack if isinstance(layer, GatedConv)]
-            return nn.ModuleList(LeanGatedConv(layer, dtype, winograd=winograd) for layer in layers)
+            lean = partial(LeanGatedConv, dtype=dtype, winograd=winograd, paired=paired)
+            return nn.ModuleList(lean(layer) for layer in layers)
 
         self.encoder = gated(masks.encoder)
         flatten = masks.encoder[-1]

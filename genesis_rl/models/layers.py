@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,29 @@ def normalisation(kind: Norm, channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'batch', 'instance' or 'none', but got {kind!r}")
 
 
+def convolve(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, bias: Tensor | None) -> Tensor:
+    """Maps `[B, in, H, W]` by a convolution, transposed or not, with the bias given or none."""
+    padding = conv.padding
+    assert not isinstance(padding, str)
+    if isinstance(conv, nn.ConvTranspose2d):
+        extra = conv.output_padding
+        return F.conv_transpose2d(x, conv.weight, bias, conv.stride, padding, extra)
+    return F.conv2d(x, conv.weight, bias, conv.stride, padding)
+
+
+Convolve = Callable[[Tensor, Any, Tensor | None], Tensor]
+
+
+class Conv(nn.Conv2d):
+    """A convolution for which who trains may set a faster function with the same results."""
+
+    convolve: Convolve = staticmethod(convolve)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, in, H, W]` to `[B, out, H', W']`."""
+        return self.convolve(x, self, self.bias)
+
+
 class GatedConv(nn.Module):
     """Convolution, normalisation, gated linear unit: `norm(h) * sigmoid(norm(g))`.
 
@@ -84,7 +107,8 @@ class GatedConv(nn.Module):
     at once is the same as normalising each half, because both norms work channel by channel.
     """
 
-    # Of the training pass. Who trains may set a faster function with the same results on a layer.
+    # Of the training pass. Who trains may set faster functions with the same results on a layer.
+    convolve: Convolve = staticmethod(convolve)
     batch_norm_gate = staticmethod(batch_norm_gate)
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: Norm):
@@ -97,12 +121,9 @@ class GatedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, in, H, W]` to `[B, out, H / stride, W / stride]`."""
         if self.training and isinstance(self.norm, nn.BatchNorm2d) and self.conv.bias is not None:
-            return self.batch_norm_gate(self._convolve(x), self.norm, self.conv.bias)
+            x = self.convolve(x, self.conv, None)
+            return self.batch_norm_gate(x, self.norm, self.conv.bias)
         return F.glu(self.norm(self.conv(x)), dim=1)
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        """The convolution without its bias."""
-        return F.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
 
 
 class GatedDeconv(GatedConv):
@@ -114,25 +135,12 @@ class GatedDeconv(GatedConv):
             in_channels, 2 * out_channels, 5, stride=stride, padding=2, output_padding=stride - 1
         )
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        assert isinstance(conv, nn.ConvTranspose2d)
-        stride = conv.stride[0]
-        return F.conv_transpose2d(x, conv.weight, None, stride, 2, output_padding=stride - 1)
 
-
-class Readout(nn.Conv2d):
+class Readout(Conv):
     """1x1 convolution to a few channels: that many weighted sums of a pixel's features."""
-
-    # Who trains may set a faster function with the same results on a layer.
-    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = staticmethod(F.conv2d)
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `[B, in, H, W]` to `[B, out, H, W]`."""
-        return self.convolve(x, self.weight, self.bias)
 
 
 class GatedFlatten(nn.Module):
@@ -218,7 +226,7 @@ class BroadcastDecoder(nn.Module):
         # In place, so that the gradient needs its output, which the next layer keeps anyway.
         self.later_activation = activation(inplace=True)
         self.first = nn.Conv2d(latents + 2, width, kernel_size=3)
-        self.later = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3) for _ in range(3))
+        self.later = nn.ModuleList(Conv(width, width, kernel_size=3) for _ in range(3))
         self.readout = Readout(width, channels)
         axis = torch.linspace(-1, 1, image_size + 8)
         self.register_buffer(

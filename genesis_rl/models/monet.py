@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genesis_rl.losses.mixture import mixture_error
 from genesis_rl.models.components import ComponentVae
-from genesis_rl.models.layers import Gaussian, full_precision, monte_carlo_kl
+from genesis_rl.models.layers import Conv, Gaussian, full_precision, monte_carlo_kl
 from genesis_rl.models.masks import stick_breaking
 from genesis_rl.models.slots import Decomposition, Inference, SlotModel, check_config
 
@@ -186,7 +186,7 @@ def mask_divergence(log_masks: Tensor, log_prior: Tensor) -> Tensor:
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        Conv(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
         nn.InstanceNorm2d(out_channels, affine=True),
         nn.ReLU(),
     )

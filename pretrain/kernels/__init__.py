@@ -8,13 +8,20 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from genesis_rl.models.layers import GatedConv, Readout
+from genesis_rl.models.layers import Conv, GatedConv, Readout
 from pretrain.kernels.norm_gate import batch_norm_gate
+from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
 
 
-def use_kernels(model: nn.Module, device: torch.device) -> None:
+def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -> None:
     """Lets a model's training pass run on kernels of our own where there are any.
+
+    Args:
+        model: Whose layers are changed.
+        device: Where it trains.
+        pairs: Whether convolutions of few channels work on pairs of pixels, which pays where there
+            are matrix units for their type.
 
     Raises:
         ValueError: If they cannot run on that device.
@@ -25,6 +32,8 @@ def use_kernels(model: nn.Module, device: torch.device) -> None:
     if find_spec("triton") is None:
         raise ValueError("fused kernels need Triton, which CUDA builds of torch bring along")
     for layer in model.modules():
+        if pairs and isinstance(layer, GatedConv | Conv):
+            layer.convolve = paired
         if isinstance(layer, GatedConv) and isinstance(layer.norm, nn.BatchNorm2d):
             layer.batch_norm_gate = batch_norm_gate
         if isinstance(layer, Readout):

@@ -1,0 +1,28 @@
+"""Convolutions of a training pass in pairs of pixels, which suit cuDNN where channels are few."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genesis_rl.inference.paired import Taps, neighbours_for, paired_conv2d, paired_weight
+from genesis_rl.models.layers import convolve
+
+
+def paired(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, bias: Tensor | None = None) -> Tensor:
+    """`convolve`, between groups of neighbours where that is faster.
+
+    A transposed convolution of stride 1 is taken as the ordinary one that it equals; one of a
+    larger stride stays what it is.
+    """
+    weight, taps = conv.weight, Taps(conv.kernel_size[0], conv.stride[0], int(conv.padding[0]))
+    if isinstance(conv, nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1).flip(2, 3)
+        taps = taps._replace(padding=taps.width - 1 - taps.padding)
+        if taps.stride > 1:
+            return convolve(x, conv, bias)
+    neighbours = neighbours_for(x.shape[1], taps)
+    if neighbours == 1 or x.shape[-1] % neighbours:
+        return convolve(x, conv, bias)
+    wide = paired_weight(weight, taps, neighbours).contiguous(memory_format=torch.channels_last)
+    return paired_conv2d(x, wide, bias, taps, neighbours)
