@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from pretrain.config import Config
 from pretrain.data import can_generate, load
 from pretrain.data.images import ImageDataset
 from pretrain.engine import Precision
+from pretrain.kernels import why_not
 from pretrain.state import Stop
 
 # RMSprop is Adam without a first moment; what is left of Adam is the bias correction.
@@ -123,10 +124,14 @@ def pick_kernels(config: Config, device: torch.device) -> bool:
     Raises:
         Stop: They are asked for and cannot run (status 2).
     """
-    possible = device.type == "cuda" and find_spec("triton") is not None
-    if config.fused == "on" and not possible:
-        raise Stop(2, f"--fused on needs Triton and a CUDA GPU, but the device is {device}")
-    return possible and config.fused != "off"
+    if config.fused == "off" or (config.fused == "auto" and device.type != "cuda"):
+        return False
+    reason = why_not(device)
+    if reason and config.fused == "on":
+        raise Stop(2, f"--fused on: {reason}")
+    if reason:
+        warnings.warn(f"{reason}; training is slower without", RuntimeWarning, stacklevel=2)
+    return not reason
 
 
 def set_up_torch(config: Config, device: torch.device) -> None:

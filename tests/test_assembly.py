@@ -131,21 +131,21 @@ def test_an_engine_steps_by_the_optimiser_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("device", "triton", "wanted", "taken"),
-    [
-        ("cuda", True, "auto", True),
-        ("cuda", True, "off", False),
-        ("cuda", False, "auto", False),
-        ("cpu", True, "auto", False),
-    ],
+    ("device", "wanted", "taken"),
+    [("cuda", "auto", True), ("cuda", "on", True), ("cuda", "off", False), ("cpu", "auto", False)],
 )
-def test_own_kernels_are_taken_where_they_can_run(monkeypatch, device, triton, wanted, taken):
-    monkeypatch.setattr(assembly, "find_spec", lambda name: object() if triton else None)
+def test_own_kernels_are_taken_where_they_run(monkeypatch, recwarn, device, wanted, taken):
+    monkeypatch.setattr(assembly, "why_not", lambda device: "")
     assert assembly.pick_kernels(build({"fused": wanted}), torch.device(device)) is taken
+    assert not recwarn.list
 
 
-@pytest.mark.parametrize(("device", "triton"), [("cuda", False), ("cpu", True)])
-def test_own_kernels_that_cannot_run_are_refused(monkeypatch, device, triton):
-    monkeypatch.setattr(assembly, "find_spec", lambda name: object() if triton else None)
-    with pytest.raises(Stop, match="--fused on needs Triton and a CUDA GPU"):
-        assembly.pick_kernels(build({"fused": "on"}), torch.device(device))
+def test_a_gpu_without_a_compiler_for_own_kernels_trains_without_them(monkeypatch):
+    monkeypatch.setattr(assembly, "why_not", lambda device: "Triton cannot compile here: no gcc")
+    with pytest.warns(RuntimeWarning, match="no gcc; training is slower without"):
+        assert not assembly.pick_kernels(build({}), torch.device("cuda"))
+
+
+def test_own_kernels_that_cannot_run_are_refused_where_they_are_asked_for():
+    with pytest.raises(Stop, match=r"--fused on: own kernels need a CUDA GPU, but .* is cpu"):
+        assembly.pick_kernels(build({"fused": "on"}), torch.device("cpu"))

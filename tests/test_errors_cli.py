@@ -43,7 +43,7 @@ def test_cuda_asked_for_and_absent(tmp_path, capsys):
 
 def test_kernels_asked_for_without_cuda(tmp_path, capsys):
     flags = arguments(tmp_path / "run", fused="on", device="cpu")
-    fails(capsys, flags, 2, "--fused on needs Triton and a CUDA GPU", "the device is cpu")
+    fails(capsys, flags, 2, "--fused on: own kernels need a CUDA GPU", "the device is cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -9,9 +9,25 @@ import torch
 from torch import nn
 
 from genesis_rl.models.layers import Conv, GatedConv, Readout
-from pretrain.kernels.norm_gate import batch_norm_gate
+from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
+
+
+def why_not(device: torch.device) -> str:
+    """Says in a line why our kernels cannot run on a device; nothing, if they can."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on a CPU, to test them
+    if device.type != "cuda" and not interpreted:
+        return f"own kernels need a CUDA GPU, but the device is {device}"
+    if find_spec("triton") is None:
+        return "own kernels need Triton, which CUDA builds of torch bring along"
+    try:  # compiles one; that needs a C compiler, among other things
+        x, ones = torch.zeros(1, 2, 1, 1, device=device), torch.ones(2, device=device)
+        norm_gate(x, ones, ones, 1e-5)
+    except Exception as error:  # anything may be missing on a foreign machine
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"Triton cannot compile own kernels here: {reason}"
+    return ""
 
 
 def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -> None:
@@ -26,11 +42,8 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
     Raises:
         ValueError: If they cannot run on that device.
     """
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on a CPU, to test them
-    if device.type != "cuda" and not interpreted:
-        raise ValueError(f"fused kernels need a CUDA device, but the images are on {device}")
-    if find_spec("triton") is None:
-        raise ValueError("fused kernels need Triton, which CUDA builds of torch bring along")
+    if reason := why_not(device):
+        raise ValueError(reason)
     for layer in model.modules():
         if pairs and isinstance(layer, GatedConv | Conv):
             layer.convolve = paired
