@@ -8,6 +8,7 @@ Shapes: N images, C channels, H x W pixels; or B images of K slots, where masks 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from genesis_rl.inference.paired import Taps, neighbours_for, paired_conv2d, paired_weight
 from genesis_rl.inference.winograd import WinogradConv
-from genesis_rl.models.layers import GatedConv
+from genesis_rl.models.layers import GatedConv, posterior_gaussian
 from genesis_rl.models.masks import stick_breaking
 
 CHANNELS_LAST = torch.channels_last
@@ -183,12 +184,14 @@ class LeanLinear(nn.Module):
     """A linear layer."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ):
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype).clone())
-        self.register_buffer("bias", bias.detach().to(dtype).clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().to(dtype).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[..., in]` to `[..., out]`."""
@@ -203,22 +206,68 @@ class WideLinear(LeanLinear):
         return wide_linear(x, self.weight, self.bias)
 
 
-class LeanLSTMCell(nn.Module):
-    """An LSTM cell in the fused form that torch has on both CPU and CUDA."""
+class LeanSlots(nn.Module):
+    """The mask latents of all slots but the first: an LSTM and a linear head, slot after slot.
 
-    def __init__(self, cell: nn.LSTMCell):
+    What the features add to the gates is the same for all slots, so it is computed once. Of means
+    the next gates are linear in the hidden state, because a mean is; one small product a slot is
+    left, and the head takes all slots at once.
+    """
+
+    def __init__(self, cell: nn.LSTMCell, head: nn.Linear):
         super().__init__()
-        self.hidden_size = cell.hidden_size
-        self.input = LeanLinear(cell.weight_ih, cell.bias_ih)
-        self.hidden = LeanLinear(cell.weight_hh, cell.bias_hh)
+        latents = head.out_features // 2
+        hidden = cell.weight_hh.double()
+        features, latent = cell.weight_ih.double().split([cell.input_size - latents, latents], 1)
+        weight, bias = (part.double()[:latents] for part in (head.weight, head.bias))
+        self.features = LeanLinear(features, cell.bias_ih + cell.bias_hh)
+        self.latent = LeanLinear(latent.float(), torch.zeros_like(cell.bias_ih))
+        self.hidden = LeanLinear(hidden.float(), torch.zeros_like(cell.bias_ih))
+        self.mean_and_hidden = LeanLinear(
+            (latent @ weight + hidden).float(), (latent @ bias).float()
+        )
+        self.head = LeanLinear(head.weight, head.bias)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Maps input `[N, in]` and state (hidden, cell) to the next state; None means zeros."""
-        if state is None:
-            zeros = x.new_zeros(len(x), self.hidden_size)
-            state = zeros, zeros
-        weights = self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias
-        return torch.lstm_cell(x, state, *weights)
+    def forward(self, features: Tensor, first: Tensor, noise: Sequence[Tensor | None]) -> Tensor:
+        """Returns `[B, len(noise), M]` latents.
+
+        Args:
+            features: `[B, F]` of the image.
+            first: The first slot's latents, `[B, M]`.
+            noise: Of each slot `[B, M]`, for a sample; None takes the mean, of all or of none.
+        """
+        driven = self.features(features)
+        gates, cell = self.latent(first), driven.new_zeros(len(driven), driven.shape[1] // 4)
+        states, samples = [], []
+        for own in noise:
+            state, cell = _lstm(driven, gates, cell)
+            states.append(state)
+            if own is None:
+                gates = self.mean_and_hidden(state)
+            else:
+                samples.append(draw(self.head(state), own))
+                gates = self.latent(samples[-1]) + self.hidden(state)
+        return torch.stack(samples, 1) if samples else draw(self.head(torch.stack(states, 1)))
+
+
+def _lstm(driven: Tensor, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Makes a step of an LSTM from two summands of its gates; returns hidden and cell state."""
+    if driven.device.type == "cuda":  # in one kernel, the one of `torch.lstm_cell`
+        state, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(driven, gates, cell)
+        return state, cell
+    take, forget, candidate, emit = (driven + gates).chunk(4, dim=1)
+    cell = forget.sigmoid() * cell + take.sigmoid() * candidate.tanh()
+    return emit.sigmoid() * cell.tanh(), cell
+
+
+def draw(parameters: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Returns samples of the posterior that `[..., 2 L]` parameters describe, or its mean.
+
+    Deviations, half of a recurrent step's operations, are computed for samples alone.
+    """
+    if noise is None:
+        return parameters[..., : parameters.shape[-1] // 2].float()
+    return posterior_gaussian(parameters).sample(noise)
 
 
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

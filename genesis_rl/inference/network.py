@@ -21,10 +21,11 @@ from genesis_rl.inference.layers import (
     LeanConv,
     LeanGatedConv,
     LeanLinear,
-    LeanLSTMCell,
+    LeanSlots,
     Operations,
     PlainOperations,
     WideLinear,
+    draw,
     wide_linear,
 )
 from genesis_rl.models.genesis import Genesis
@@ -32,7 +33,6 @@ from genesis_rl.models.layers import (
     GatedConv,
     GatedFlatten,
     GatedUnflatten,
-    posterior_gaussian,
 )
 from genesis_rl.models.slots import SlotModel
 
@@ -150,9 +150,7 @@ class LeanGenesis(Frozen):
         assert isinstance(flatten, GatedFlatten)
         self.flatten = WideLinear(flatten.linear.weight, flatten.linear.bias, dtype)
         self.first_slot = LeanLinear(masks.first_slot.weight, masks.first_slot.bias)
-        self.later_slots = LeanLSTMCell(masks.later_slots)
-        head = masks.later_slots_head
-        self.later_slots_head = LeanLinear(head.weight, head.bias)
+        self.later_slots = LeanSlots(masks.later_slots, masks.later_slots_head)
 
         unflatten, readout = masks.decoder[0], masks.decoder[-1]
         assert isinstance(unflatten, GatedUnflatten)
@@ -187,7 +185,7 @@ class LeanGenesis(Frozen):
             return mask_latents
         slots = self.operations.slot_images(self._logits(mask_latents), x)
         component_noise = None if noise is None else noise[..., self.mask_latents :]
-        component_latents = _draw(self._component_parameters(slots), component_noise)
+        component_latents = draw(self._component_parameters(slots), component_noise)
         return torch.cat([mask_latents, component_latents], dim=-1)
 
     def _features(self, x: Tensor) -> Tensor:
@@ -198,13 +196,10 @@ class LeanGenesis(Frozen):
 
     def _mask_latents(self, features: Tensor, noise: Tensor | None) -> Tensor:
         """Infers `[B, K, M]`, one slot after the other."""
-        latents = [_draw(self.first_slot(features), None if noise is None else noise[:, 0])]
-        state = None
-        for k in range(1, self.num_slots):
-            state = self.later_slots(torch.cat([features, latents[-1]], dim=1), state)
-            slot = self.later_slots_head(state[0])
-            latents.append(_draw(slot, None if noise is None else noise[:, k]))
-        return torch.stack(latents, dim=1)
+        parts = [None] * self.num_slots if noise is None else list(noise.unbind(1))
+        first = draw(self.first_slot(features), parts[0])
+        later = self.later_slots(features, first, parts[1:])
+        return torch.cat([first[:, None], later], dim=1)
 
     def _logits(self, mask_latents: Tensor) -> Tensor:
         """Decodes all slots but the last, which owns what they leave: `[B, K - 1, S, S]`."""
@@ -235,13 +230,3 @@ class LeanGenesis(Frozen):
         features = slots.float().contiguous().flatten(start_dim=1)
         first, second = self.component_head
         return second(F.elu(first(features))).unflatten(0, (-1, self.num_slots))
-
-
-def _draw(parameters: Tensor, noise: Tensor | None) -> Tensor:
-    """Returns samples of the posterior that `[..., 2 L]` parameters describe, or its mean.
-
-    Deviations, half of a recurrent step's operations, are computed for samples alone.
-    """
-    if noise is None:
-        return parameters[..., : parameters.shape[-1] // 2].float()
-    return posterior_gaussian(parameters).sample(noise)
