@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.geco_dynamics import SKILL, simulate
+from benchmarks.geco_dynamics import SKILL, STRIDE, simulate
 from genesis_rl import Geco
 from genesis_rl.losses.geco import BetaWarmup
 from released_weights import fixture
@@ -180,9 +180,18 @@ def test_the_model_of_training_does_what_towers_did(options, measured_kl, measur
     assert abs(math.log10(last.beta / measured_beta)) < (2 if measured_beta < 1e-6 else 0.13)
 
 
+def test_the_model_of_training_does_what_rooms_did_until_they_met_the_goal():
+    points = simulate(SKILL["rooms"], 20_000, beta_range=(1e-2, 1e10))
+    errors = [points[step // STRIDE].error for step in (5_000, 10_000)]
+    assert errors == pytest.approx([0.56729, 0.56585], abs=1e-4)
+    met = next(point.steps for point in points if point.error <= 0.5655)
+    assert met == pytest.approx(13_400, rel=0.05)
+    assert points[-1].beta == pytest.approx(0.064, rel=0.35)
+
+
 def test_bounded_steps_keep_beta_from_collapsing_on_textures():
-    paper = simulate(SKILL["rooms"], 60_000)
-    bounded = simulate(SKILL["rooms"], 60_000, largest_step=1e-4)
+    paper = simulate(SKILL["towers"], 60_000)
+    bounded = simulate(SKILL["towers"], 60_000, largest_step=1e-4)
     assert min(point.beta for point in paper) < 1e-9
     assert min(point.beta for point in bounded) > 1e-3
     assert bounded[-1].error - paper[-1].error < 2e-4  # at hardly any price in nats per element
