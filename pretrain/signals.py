@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from types import FrameType
+from typing import NoReturn
 
 from pretrain.ranks import Ranks
 from pretrain.state import Stop
@@ -16,7 +17,7 @@ _TIME_IS_OVER = 0.5  # less than the number of any signal
 class Signals:
     """While open, notes the first signal in `received` instead of dying of it.
 
-    Before `defer` is set there is nothing to save, so the program just ends, with status 0. A
+    Before `defer` is called there is nothing to save, so the program just ends, with status 0. A
     second signal ends it at once, with status 1; states on disk stay sound whenever that happens.
 
     Args:
@@ -27,7 +28,7 @@ class Signals:
     def __init__(self, *, patient: bool = False) -> None:
         self.patient = patient
         self.received: str | None = None
-        self.defer = False
+        self._deferred = False
 
     def __enter__(self) -> Signals:
         self._before = {s: signal.signal(s, self._on) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -37,13 +38,26 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def defer(self) -> None:
+        """From here on a first signal is only noted, because there is something to save.
+
+        Raises:
+            Stop: One came before, and what it raised was swallowed by code that ignores errors.
+        """
+        self._deferred = True
+        if self.received:
+            self._stop(again=False)
+
     def _on(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         if again and self.patient:
             return
         self.received = signal.Signals(number).name
-        if again or not self.defer:
-            raise Stop(int(again), f"stopped by {self.received}; nothing was saved just now")
+        if again or not self._deferred:
+            self._stop(again=again)
+
+    def _stop(self, *, again: bool) -> NoReturn:
+        raise Stop(int(again), f"stopped by {self.received}; nothing was saved just now")
 
 
 class Agreement:

@@ -158,7 +158,7 @@ class Trainer:
         self.clock = (start, time.monotonic())
         deadline = self.began + 60 * config.max_minutes if config.max_minutes else None
         agreement = Agreement(self.signals, self.ranks, deadline=deadline, most=config.log_every)
-        self.signals.defer = True  # from here on there is something to save
+        self.signals.defer()
         try:
             while engine.steps_done < config.steps and not agreement.to_stop(engine.steps_done):
                 engine.step()

@@ -3,12 +3,16 @@
 import os
 import resource
 import shutil
+import signal
+from contextlib import suppress
 
 import pytest
 import torch
 
 from genesis_rl.checkpoint import load_checkpoint
 from pretrain.run import main
+from pretrain.signals import Signals
+from pretrain.state import Stop
 from runs import arguments, finish, metrics, start, wait_for_step
 
 
@@ -135,6 +139,15 @@ def test_a_signal_before_the_first_step_just_ends_it(tmp_path):
     assert "nothing was saved" in output
     assert not (tmp_path / "run").exists()
     assert "Traceback" not in output
+
+
+def test_a_signal_whose_error_was_swallowed_still_ends_a_run_before_its_first_step():
+    with Signals() as signals:
+        with suppress(Stop):  # as what runs inside a garbage collector's callback does
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stop, match="stopped by SIGTERM; nothing was saved") as stopped:
+            signals.defer()
+        assert stopped.value.status == 0
 
 
 def test_python_code_in_a_state_is_not_run(tmp_path, capsys):

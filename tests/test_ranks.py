@@ -217,7 +217,7 @@ def test_ranks_ask_each_other_every_two_seconds_and_hear_of_a_signal():
 
 def test_a_scheduler_and_torchrun_may_both_pass_on_the_same_signal():
     with Signals(patient=True) as signals:
-        signals.defer = True
+        signals.defer()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == "SIGTERM"
