@@ -15,9 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genesis_rl.inference.paired import Taps, neighbours_for, paired_conv2d, paired_weight
+from genesis_rl.inference.paired import (
+    Taps,
+    neighbours_for,
+    ordinary,
+    paired_conv2d,
+    paired_weight,
+)
 from genesis_rl.inference.winograd import WinogradConv
-from genesis_rl.models.layers import GatedConv, posterior_gaussian
+from genesis_rl.models.layers import GatedConv, lstm_step, posterior_gaussian
 from genesis_rl.models.masks import stick_breaking
 
 CHANNELS_LAST = torch.channels_last
@@ -109,11 +115,10 @@ class LeanConv(nn.Module):
         weight = conv.weight if weight is None else weight
         bias = conv.bias if bias is None else bias
         assert bias is not None
-        self.stride, self.padding = int(conv.stride[0]), int(conv.padding[0])
+        self.taps = Taps.of(conv)
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
-        if self.transposed and self.stride == 1:  # an ordinary convolution in disguise
-            weight, self.transposed = weight.transpose(0, 1).flip(2, 3), False
-        self.taps = Taps(weight.shape[-1], self.stride, self.padding)
+        if self.transposed and self.taps.stride == 1:
+            weight, self.taps, self.transposed = *ordinary(weight, self.taps), False
         self.neighbours = 1
         if paired and not self.transposed:
             self.neighbours = neighbours_for(weight.shape[1], self.taps)
@@ -125,18 +130,18 @@ class LeanConv(nn.Module):
     def forward(self, x: Tensor, operations: Operations) -> Tensor:
         """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
         bias = None if operations.add_bias else self.bias.to(x.dtype)
+        _, stride, padding = self.taps
         if self.transposed:
-            extra = self.stride - 1
-            return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, extra)
+            return F.conv_transpose2d(x, self.weight, bias, stride, padding, stride - 1)
         if self.neighbours > 1:
             return paired_conv2d(x, self.weight, bias, self.taps, self.neighbours)
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
+        return F.conv2d(x, self.weight, bias, stride, padding)
 
     @property
     def suits_winograd(self) -> bool:
         """Whether that is faster: with few channels its overhead outweighs what it saves."""
         channels, *kernel = self.weight.shape[1:]
-        return kernel == [5, 5] and self.stride == 1 and not self.transposed and channels >= 16
+        return kernel == [5, 5] and self.taps.stride == 1 and not self.transposed and channels >= 16
 
 
 class LeanGatedConv(nn.Module):
@@ -221,11 +226,8 @@ class LeanSlots(nn.Module):
         features, latent = cell.weight_ih.double().split([cell.input_size - latents, latents], 1)
         weight, bias = (part.double()[:latents] for part in (head.weight, head.bias))
         self.features = LeanLinear(features, cell.bias_ih + cell.bias_hh)
-        self.latent = LeanLinear(latent.float(), torch.zeros_like(cell.bias_ih))
-        self.hidden = LeanLinear(hidden.float(), torch.zeros_like(cell.bias_ih))
-        self.mean_and_hidden = LeanLinear(
-            (latent @ weight + hidden).float(), (latent @ bias).float()
-        )
+        self.latent, self.hidden = LeanLinear(latent), LeanLinear(hidden)
+        self.mean_and_hidden = LeanLinear(latent @ weight + hidden, latent @ bias)
         self.head = LeanLinear(head.weight, head.bias)
 
     def forward(self, features: Tensor, first: Tensor, noise: Sequence[Tensor | None]) -> Tensor:
@@ -255,9 +257,7 @@ def _lstm(driven: Tensor, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     if driven.device.type == "cuda":  # in one kernel, the one of `torch.lstm_cell`
         state, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(driven, gates, cell)
         return state, cell
-    take, forget, candidate, emit = (driven + gates).chunk(4, dim=1)
-    cell = forget.sigmoid() * cell + take.sigmoid() * candidate.tanh()
-    return emit.sigmoid() * cell.tanh(), cell
+    return lstm_step(driven + gates, cell)
 
 
 def draw(parameters: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -10,7 +10,6 @@ Shapes: B images, K slots, S x S pixels, M mask-latent and C component-latent di
 from __future__ import annotations
 
 import abc
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -142,8 +141,9 @@ class LeanGenesis(Frozen):
 
         def gated(stack: nn.Sequential) -> nn.ModuleList:
             layers = [layer for layer in stack if isinstance(layer, GatedConv)]
-            lean = partial(LeanGatedConv, dtype=dtype, winograd=winograd, paired=paired)
-            return nn.ModuleList(lean(layer) for layer in layers)
+            return nn.ModuleList(
+                LeanGatedConv(layer, dtype, winograd=winograd, paired=paired) for layer in layers
+            )
 
         self.encoder = gated(masks.encoder)
         flatten = masks.encoder[-1]

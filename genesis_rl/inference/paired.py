@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Taps(NamedTuple):
@@ -29,6 +29,11 @@ class Taps(NamedTuple):
     width: int
     stride: int
     padding: int
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d | nn.ConvTranspose2d) -> Taps:
+        """Those of a layer."""
+        return cls(conv.kernel_size[0], conv.stride[0], int(conv.padding[0]))
 
     def before(self, neighbours: int) -> int:
         """Groups to the left of an output's own that its filter can reach; that is the padding."""
@@ -47,6 +52,15 @@ class Taps(NamedTuple):
         outputs = (columns + 2 * self.padding - self.width) // self.stride + 1
         grouped = self.width + 2 * self.before(neighbours) - self.groups(neighbours) + 1
         return outputs == neighbours // self.stride * grouped
+
+
+def ordinary(weight: Tensor, taps: Taps) -> tuple[Tensor, Taps]:
+    """Turns a transposed convolution of stride 1 into the ordinary one that it is in disguise.
+
+    Maps weights `[C, O, k, k]` and geometry to those of the other, `[O, C, k, k]`.
+    """
+    flipped = weight.transpose(0, 1).flip(2, 3)
+    return flipped, taps._replace(padding=taps.width - 1 - taps.padding)
 
 
 def neighbours_for(channels: int, taps: Taps) -> int:

@@ -195,13 +195,17 @@ class LSTMCell(nn.LSTMCell):
 
     def advance(self, gates: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Makes a step from the input's share of the gates, `[B, 4 hidden]`."""
-        if state is not None:
-            gates = gates + F.linear(state[0], self.weight_hh)
-        take, forget, candidate, emit = gates.chunk(4, dim=1)
-        cell = take.sigmoid() * candidate.tanh()
-        if state is not None:
-            cell = cell + forget.sigmoid() * state[1]
-        return emit.sigmoid() * cell.tanh(), cell
+        if state is None:
+            return lstm_step(gates, None)
+        return lstm_step(gates + F.linear(state[0], self.weight_hh), state[1])
+
+
+def lstm_step(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Maps gates `[B, 4 hidden]` and the cell's state to the next hidden and cell state."""
+    take, forget, candidate, emit = gates.chunk(4, dim=1)
+    seen = take.sigmoid() * candidate.tanh()
+    cell = seen if cell is None else seen + forget.sigmoid() * cell
+    return emit.sigmoid() * cell.tanh(), cell
 
 
 class BroadcastDecoder(nn.Module):

@@ -5,22 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genesis_rl.inference.paired import Taps, neighbours_for, paired_conv2d, paired_weight
+from genesis_rl.inference.paired import (
+    Taps,
+    neighbours_for,
+    ordinary,
+    paired_conv2d,
+    paired_weight,
+)
 from genesis_rl.models.layers import convolve
 
 
-def paired(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, bias: Tensor | None = None) -> Tensor:
+def paired(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, bias: Tensor | None) -> Tensor:
     """`convolve`, between groups of neighbours where that is faster.
 
     A transposed convolution of stride 1 is taken as the ordinary one that it equals; one of a
     larger stride stays what it is.
     """
-    weight, taps = conv.weight, Taps(conv.kernel_size[0], conv.stride[0], int(conv.padding[0]))
+    weight, taps = conv.weight, Taps.of(conv)
     if isinstance(conv, nn.ConvTranspose2d):
-        weight = weight.transpose(0, 1).flip(2, 3)
-        taps = taps._replace(padding=taps.width - 1 - taps.padding)
         if taps.stride > 1:
             return convolve(x, conv, bias)
+        weight, taps = ordinary(weight, taps)
     neighbours = neighbours_for(x.shape[1], taps)
     if neighbours == 1 or x.shape[-1] % neighbours:
         return convolve(x, conv, bias)
