@@ -177,6 +177,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} has a line that is not JSON ({error}); remove it") from None
 
 
+def sample(name: str) -> Path:
+    """A file or folder of genuine samples, which $GENESIS_RL_SAMPLES says where to find."""
+    return Path(os.environ.get("GENESIS_RL_SAMPLES", "")) / name
+
+
+def print_rows(rows: Sequence[dict[str, Any]], width: int = 20) -> None:
+    """Prints rows of the same keys as a table, and an empty line."""
+    print("  ".join(f"{name:>{width}}" for name in rows[0]))
+    for row in rows:
+        print("  ".join(f"{_cell(value):>{width}}" for value in row.values()))
+    print()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " / ".join(_cell(item) for item in value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

@@ -13,7 +13,6 @@ https://github.com/esidorovics/gqn-pytorch/tree/master/images.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from benchmarks.common import (
+    argument_parser,
+    positive_int,
+    prepare_device,
+    print_rows,
+    run_cli,
+    sample,
+    save_result,
+)
 from benchmarks.gqn_published import PUBLISHED, PublishedRoom
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--genuine",
         type=Path,
-        default=Path(os.environ.get("GENESIS_RL_SAMPLES", "")) / "gqn_rooms_ring_camera_frames",
+        default=sample("gqn_rooms_ring_camera_frames"),
         help="folder of published frames (default: in $GENESIS_RL_SAMPLES)",
     )
     parser.add_argument("--textures", choices=("auto", "labmaze", "procedural"), default="auto")
@@ -82,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     compared = compare(frames, renderer)
     generated = render_views(renderer, args.seed, torch.arange(args.scenes, device=device))
     rows = [*region_rows(compared), *frame_rows(compared, generated)]
-    _print_table(rows[: len(REGIONS)])
-    _print_table(rows[len(REGIONS) :])
+    print_rows(rows[: len(REGIONS)])
+    print_rows(rows[len(REGIONS) :])
     if args.picture:
         write_sheet(args.picture, compared, generated)
     values = {"textures": textures.source, "scenes": args.scenes, "rows": rows}
@@ -251,16 +258,6 @@ def _regions(picture: Rendering) -> np.ndarray:
     floor = CAMERA_HEIGHT + depth * up[:, None] < 1e-3
     region = torch.where(depth.isinf(), 0, torch.where(floor, 2, 1))
     return torch.where(owner > 0, 3, region).numpy()
-
-
-def _print_table(rows: list[Row]) -> None:
-    print("  ".join(f"{name:>20}" for name in rows[0]))
-    for row in rows:
-        cells = (
-            f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()
-        )
-        print("  ".join(f"{cell:>20}" for cell in cells))
-    print()
 
 
 if __name__ == "__main__":

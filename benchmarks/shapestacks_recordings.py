@@ -16,7 +16,6 @@ that is the same in both views; from the *same* view it only says what the sampl
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.common import argument_parser, prepare_device, run_cli, save_result
+from benchmarks.common import (
+    argument_parser,
+    prepare_device,
+    print_rows,
+    run_cli,
+    sample,
+    save_result,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--recording",
         type=Path,
-        default=Path(os.environ.get("GENESIS_RL_SAMPLES", "")) / "shapestacks_example",
+        default=sample("shapestacks_example"),
         help="folder of the example's pictures (default: in $GENESIS_RL_SAMPLES)",
     )
     parser.add_argument("--textures", type=Path, help="the release's mjcf/textures")
@@ -80,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(*tower, sep="\n")
         values["fitted"] = [block._asdict() for block in tower]
     values |= {"geometry": geometry_rows(seen, device, tower)}
-    _print_table(values["geometry"])
+    print_rows(values["geometry"], width=22)
     sources = [args.textures] if args.textures else ["other view", "same view"]
     compared = {str(source): compare(seen, source, device, tower) for source in sources}
     compared[f"{sources[0]}, direct"] = compare(seen, sources[0], device, tower, direct=True)
     rows = [row for name, pair in compared.items() for row in error_rows(name, pair)]
-    _print_table(rows)
+    print_rows(rows, width=22)
     if args.picture:
         write_sheet(args.picture, next(iter(compared.values())))
     save_result(
@@ -304,19 +310,6 @@ def write_sheet(path: Path, compared: Compared) -> None:
     titles = ["recorded", "drawn", "difference x 4"]
     panel = Panel(views, [f"camera {number}" for number in CAMERAS], titles)
     write_png(path, np.asarray(draw(panel, scale=4)))
-
-
-def _print_table(rows: list[Row]) -> None:
-    print("  ".join(f"{name:>22}" for name in rows[0]))
-    for row in rows:
-        print("  ".join(f"{_text(value):>22}" for value in row.values()))
-    print()
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return " / ".join(_text(item) for item in value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

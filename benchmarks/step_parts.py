@@ -68,26 +68,23 @@ class Convolution(NamedTuple):
 
     def paired(self) -> Convolution:
         """The convolution in groups of neighbours that this equals; itself, if none is better."""
-        from genesis_rl.inference.paired import Taps, neighbours_for
+        import torch
 
-        if self.transposed:
-            plain = self.flipped() if self.stride == (1, 1) else self
-            return self if plain == self or plain.paired() == plain else plain.paired()
-        count, channels, height, width = self.image
-        taps = Taps(self.weight[-1], self.stride[1], self.padding[1])
-        together = neighbours_for(channels, taps)
-        if together == 1 or width % together:
+        from genesis_rl.inference.paired import Taps, grouped, neighbours_for, paired_weight
+
+        if self.transposed and self.stride != (1, 1):
             return self
+        plain = self.flipped() if self.transposed else self
+        taps = Taps(plain.weight[-1], plain.stride[0], plain.padding[0])
+        together = neighbours_for(plain.image[1], taps)
+        if together == 1 or plain.image[-1] % together:
+            return self
+        image, weight = (torch.empty(shape, device="meta") for shape in plain[:2])
         return Convolution(
-            (count, channels * together, height, width // together),
-            (
-                self.weight[0] * together // taps.stride,
-                channels * together,
-                self.weight[2],
-                taps.groups(together),
-            ),
-            (self.stride[0], 1),
-            (self.padding[0], taps.before(together)),
+            tuple(grouped(image, together).shape),
+            tuple(paired_weight(weight, taps, together).shape),
+            (taps.stride, 1),
+            (taps.padding, taps.before(together)),
             False,
         )
 

@@ -82,8 +82,12 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     for line in table(rows):
         print(line)
     slots = None if args.checkpoint else args.slots
-    values = {"rows": rows, "checkpoint": args.checkpoint or "untrained", "slots": slots}
-    values["env_id"] = args.env_id
+    values = {
+        "rows": rows,
+        "checkpoint": args.checkpoint or "untrained",
+        "slots": slots,
+        "env_id": args.env_id,
+    }
     save_result("throughput", values, device=device, seed=0, folder=args.results_dir, argv=argv)
 
 
