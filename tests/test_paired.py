@@ -28,6 +28,8 @@ SUITED = [
     (Taps(5, 2, 2), 4),
     (Taps(3, 1, 0), 2),
     (Taps(3, 1, 1), 2),
+    (Taps(3, 2, 1), 2),
+    (Taps(3, 2, 1), 4),
 ]
 
 
@@ -52,9 +54,14 @@ def test_a_convolution_in_groups_gives_the_same_image(taps, neighbours, columns)
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("taps", "neighbours"), [(Taps(3, 2, 1), 2), (Taps(3, 1, 0), 4)])
-def test_geometries_that_would_need_lopsided_padding_are_left_out(taps, neighbours):
-    assert not taps.suit(neighbours)
+def test_a_filter_that_reaches_only_to_the_left_gets_as_many_zeros_to_the_right():
+    weight = torch.tensor([1.0, 2, 3]).view(1, 1, 1, 3)
+    wide = paired_weight(weight, Taps(3, 2, 1), 2)
+    assert wide[0].permute(2, 0, 1).flatten().tolist() == [0, 1, 2, 3, 0, 0]
+
+
+def test_images_that_shrink_by_less_than_a_group_are_left_out():
+    assert not Taps(3, 1, 0).suit(4)
 
 
 def test_grouping_moves_nothing_in_memory():
@@ -70,7 +77,6 @@ def test_grouping_moves_nothing_in_memory():
 def test_few_channels_are_grouped_and_many_are_not():
     taps = Taps(5, 1, 2)
     assert [neighbours_for(channels, taps) for channels in (3, 4, 32, 64)] == [4, 4, 2, 1]
-    assert neighbours_for(4, Taps(3, 2, 1)) == 1
     assert neighbours_for(8, Taps(1, 1, 0)) == 1  # nothing but zeros would be added
 
 
@@ -109,7 +115,18 @@ def test_a_lean_encoder_in_pairs_gives_the_same_latents():
     lean = LeanGenesis(model, paired=True)
     groups = [layer.conv.neighbours for layer in [*lean.encoder, *lean.decoder]]
     assert groups == [4, 2, 2, 2, 2, 2, 1, 2, 1, 2]  # stride-2 transposed ones stay
+    assert [conv.neighbours for conv in lean.component_convs] == [4, 2, 2, 2]
     images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(lean(images), LeanGenesis(model)(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_lean_encoder_of_full_width_pairs_only_where_channels_are_few():
+    model = Genesis(GenesisConfig(num_slots=2)).eval()
+    lean = LeanGenesis(model, paired=True)
+    groups = [layer.conv.neighbours for layer in [*lean.encoder, *lean.decoder]]
+    assert groups == [4, 2, 2, 1, 1, 1, 1, 2, 1, 2]
+    assert [conv.neighbours for conv in lean.component_convs] == [4, 2, 2, 1]
+    images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(lean(images), LeanGenesis(model)(images), rtol=1e-4, atol=1e-5)
 
 
@@ -128,4 +145,4 @@ def test_no_image_of_a_training_pass_is_copied_to_be_grouped():
         if isinstance(layer, Conv | GatedConv):
             layer.convolve = watched
     model(torch.rand(2, 32, 32, 3).permute(0, 3, 1, 2))
-    assert seen == [True] * 15
+    assert seen == [True] * 19

@@ -122,6 +122,7 @@ class LeanConv(nn.Module):
         self.neighbours = 1
         if paired and not self.transposed:
             self.neighbours = neighbours_for(weight.shape[1], self.taps)
+        if self.neighbours > 1:
             weight = paired_weight(weight, self.taps, self.neighbours)
         weight = weight.detach().to(dtype).clone(memory_format=CHANNELS_LAST)
         self.register_buffer("weight", weight)

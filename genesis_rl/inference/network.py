@@ -164,7 +164,9 @@ class LeanGenesis(Frozen):
         self.register_buffer("readout_bias", readout.bias.detach().clone())
 
         self.component_convs = nn.ModuleList(
-            LeanConv(conv, dtype) for conv in components.encoder if isinstance(conv, nn.Conv2d)
+            LeanConv(conv, dtype, paired=paired)
+            for conv in components.encoder
+            if isinstance(conv, nn.Conv2d)
         )
         self.component_head = nn.ModuleList(
             LeanLinear(linear.weight, linear.bias)

@@ -40,9 +40,10 @@ class Taps(NamedTuple):
         return -(-self.padding // neighbours)
 
     def groups(self, neighbours: int) -> int:
-        """Groups that the filters of a group's outputs span."""
+        """Groups that the filters of a group's outputs span, as many after as before."""
         last = self.stride * (neighbours // self.stride - 1) - self.padding + self.width - 1
-        return self.before(neighbours) + last // neighbours + 1
+        before = self.before(neighbours)
+        return before + max(last // neighbours, before) + 1
 
     def suit(self, neighbours: int) -> bool:
         """Whether images whose width is a multiple of so many can be convolved in groups."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genesis_rl.models.layers import (
     BroadcastDecoder,
+    Conv,
     Gaussian,
     full_precision,
     posterior_gaussian,
@@ -41,7 +42,7 @@ class ComponentVae(nn.Module):
         filters = [4, width, width, 2 * width, 2 * width]
         layers: list[nn.Module] = []
         for i in range(4):
-            layers.append(nn.Conv2d(filters[i], filters[i + 1], 3, stride=2, padding=1))
+            layers.append(Conv(filters[i], filters[i + 1], 3, stride=2, padding=1))
             layers.append(activation(inplace=True))
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Sequential(
@@ -63,7 +64,8 @@ class ComponentVae(nn.Module):
         slots = log_masks.shape[1]
         seen = images[:, None].expand(-1, slots, -1, -1, -1)
         x = torch.cat([log_masks.to(images.dtype), seen], dim=2)  # [B, K, 4, H, W]
-        features = self.encoder(x.flatten(end_dim=1)).float()
+        x = x.flatten(end_dim=1).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(x).float()
         with full_precision(features):
             return posterior_gaussian(self.head(features).unflatten(0, (-1, slots)))
 

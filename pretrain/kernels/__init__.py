@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from genesis_rl.models.layers import Conv, GatedConv, Readout
+from pretrain.kernels.elu import elu
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
@@ -51,3 +52,5 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.batch_norm_gate = batch_norm_gate
         if isinstance(layer, Readout):
             layer.convolve = weighted_sums
+        if isinstance(layer, nn.ELU):
+            layer.forward = elu  # type: ignore[assignment, method-assign]
