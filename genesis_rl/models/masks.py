@@ -78,12 +78,38 @@ class MaskDecoder(nn.Sequential):
         )
 
 
+def infer_slots(masks: Masks, features: Tensor, noise: Tensor | None) -> tuple[Gaussian, Tensor]:
+    """Reads slot after slot off `[B, F]` features; see `Masks.posterior`."""
+    slot = posterior_gaussian(masks.first_slot(features))
+    slots, latents, state = [slot], [slot.sample(_slot(noise, 0))], None
+    for k in range(1, masks.num_slots):
+        state = masks.later_slots(torch.cat([features, latents[-1]], dim=1), state)
+        slot = posterior_gaussian(masks.later_slots_head(state[0]))
+        slots.append(slot)
+        latents.append(slot.sample(_slot(noise, k)))
+    means, stds = zip(*slots, strict=True)
+    return Gaussian(torch.stack(means, 1), torch.stack(stds, 1)), torch.stack(latents, 1)
+
+
+def unroll(cell: LSTMCell, driven: Tensor) -> Tensor:
+    """Maps the inputs' share of all steps' gates, `[B, T, 4 hidden]`, to `[B, T, hidden]`."""
+    hidden, state = [], None
+    for gates in driven.unbind(dim=1):
+        state = cell.advance(gates, state)
+        hidden.append(state[0])
+    return torch.stack(hidden, dim=1)
+
+
 class Masks(nn.Module):
     """Autoregressive posterior and prior over mask latents, and the decoder of their masks.
 
     Slot 1 is read straight off the image; every later slot also sees, through an LSTM, the latents
     of the slots before it (paper, section 3.1).
     """
+
+    # The loops over slots. Who trains may set faster functions with the same results.
+    infer_slots = staticmethod(infer_slots)
+    unroll = staticmethod(unroll)
 
     def __init__(self, *, num_slots: int, latents: int, image_size: int, width: int, norm: Norm):
         super().__init__()
@@ -110,15 +136,7 @@ class Masks(nn.Module):
         """
         features = self.encoder(images).float()
         with full_precision(features):
-            slot = posterior_gaussian(self.first_slot(features))
-            slots, latents, state = [slot], [slot.sample(_slot(noise, 0))], None
-            for k in range(1, self.num_slots):
-                state = self.later_slots(torch.cat([features, latents[-1]], dim=1), state)
-                slot = posterior_gaussian(self.later_slots_head(state[0]))
-                slots.append(slot)
-                latents.append(slot.sample(_slot(noise, k)))
-            means, stds = zip(*slots, strict=True)
-            return Gaussian(torch.stack(means, 1), torch.stack(stds, 1)), torch.stack(latents, 1)
+            return self.infer_slots(self, features, noise)
 
     def prior(self, latents: Tensor) -> Gaussian:
         """Returns what `[B, K, M]` latents were expected to be, each given those before it.
@@ -127,11 +145,8 @@ class Masks(nn.Module):
         """
         with full_precision(latents):
             driven = self.prior_lstm.drive(latents[:, :-1])  # [B, K - 1, 16 M]
-            hidden, state = [], None
-            for k in range(self.num_slots - 1):
-                state = self.prior_lstm.advance(driven[:, k], state)
-                hidden.append(state[0])
-            later = prior_gaussian(self.prior_head(torch.stack(hidden, dim=1)))
+            hidden = self.unroll(self.prior_lstm, driven)  # [B, K - 1, 4 M]
+            later = prior_gaussian(self.prior_head(hidden))
             first = torch.zeros_like(latents[:, :1])  # its prior is standard normal
             return Gaussian(torch.cat([first, later.mean], 1), torch.cat([first + 1, later.std], 1))
 

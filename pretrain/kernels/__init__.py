@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from genesis_rl.models.layers import Conv, GatedConv, Readout
+from genesis_rl.models.masks import Masks
 from pretrain.kernels.elu import elu
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
+from pretrain.kernels.recurrence import infer_slots, unroll
 
 
 def why_not(device: torch.device) -> str:
@@ -52,5 +54,7 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.batch_norm_gate = batch_norm_gate
         if isinstance(layer, Readout):
             layer.convolve = weighted_sums
+        if isinstance(layer, Masks):
+            layer.infer_slots, layer.unroll = infer_slots, unroll
         if isinstance(layer, nn.ELU):
             layer.forward = elu  # type: ignore[assignment, method-assign]
