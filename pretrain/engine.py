@@ -34,14 +34,15 @@ class Engine:
     normalisation statistics and the objective as they were, and is counted.
 
     Where several ranks train, each takes its share of the very batch and noise that a single
-    process would take. Error and KL are averaged before the objective sees them, gradients and
-    running statistics before anything is judged, so all ranks decide and learn the same. Batch
-    normalisation alone tells the difference: it normalises by the statistics of a rank's share.
+    process would take, and goes backward from its own error and KL: beta is fixed during a step, so
+    the mean of these gradients is the gradient of the mean. Then gradients, running statistics,
+    error and KL are averaged in one message, before anything is judged or the objective moves, so
+    all ranks decide and learn the same. Batch normalisation alone tells the difference: it
+    normalises by the statistics of a rank's share.
 
     Args:
         model: Maps images `[B, 3, H, W]` and noise `[B, K, D]` to an output with `error` and `kl`.
-        objective: Maps mean error and KL to a loss, and keeps its state, `beta` included, in
-            buffers.
+        objective: `Geco`, `BetaWarmup` or another `Objective`: a loss, and a beta that moves.
         images: `[N, H, W, 3]` uint8, on the model's device.
         batch_size: B, of all ranks together.
         learning_rate: Of Adam.
@@ -62,7 +63,7 @@ class Engine:
     def __init__(
         self,
         model: Any,
-        objective: nn.Module,
+        objective: Any,
         images: Tensor,
         *,
         batch_size: int,
@@ -112,8 +113,9 @@ class Engine:
         self._make_optimizer_state()
         self._average = WeightAverage(model, average) if average else None
 
-        self._buffers = _by_dtype([*_state_buffers(model), *_state_buffers(objective)])
-        self._statistics = [b for b in _state_buffers(model) if b.is_floating_point()]
+        buffers = _state_buffers(model)
+        self._statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
+        self._buffers = [buffer.view(-1).view(torch.uint8) for buffer in buffers]  # of any dtype
         self._order = torch.zeros(len(images), dtype=torch.long, device=self.device)
         self._order_epoch = -1
         self._rows = ranks.share(torch.arange(batch_size, device=self.device))
@@ -161,7 +163,7 @@ class Engine:
 
     def read(self) -> Readings:
         """Waits for the device and returns what happened since the last call."""
-        return read_book(self._book, beta=float(self.objective.beta))  # type: ignore[arg-type]
+        return read_book(self._book, beta=float(self.objective.beta))
 
     def read_skipped(self) -> int:
         """Steps skipped since the run began; unlike `read`, this resets nothing."""
@@ -207,28 +209,20 @@ class Engine:
         return nullcontext()
 
     def _step(self) -> None:
-        before = [torch.cat(_flat(group)) for group in self._buffers]
-        error, kl = self._partners.means(*self._losses(self._noise()))
-        # Not compiled: the objective moves a buffer that its own gradient needs as it was, and
-        # inductor (2.13) then takes the moved one.
-        loss = self.objective(error, kl)
+        before = torch.cat(self._buffers) if self._buffers else None
+        loss, error, kl = self._losses(self._noise())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        error, kl = self._average_ranks(error, kl)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self._partners.average([*gradients, *self._statistics])
-        norms = torch.stack(torch._foreach_norm(gradients))
-        values = [value.detach() for value in (loss, error, kl)]
-        good, skip, book = self._judge(norms, *values, self._book)
-        self._skip.copy_(skip)
-        if self._clip:
-            self._excess.copy_((norms.norm() / self._clip).clamp(min=1.0))
+        good = self._verdict(torch.stack(torch._foreach_norm(gradients)), error, kl)
         self.optimizer.step()
-        for group, old in zip(self._buffers, before, strict=True):
-            kept = torch.where(good, torch.cat(_flat(group)), old)
-            torch._foreach_copy_(_flat(group), list(kept.split([b.numel() for b in group])))
+        if before is not None:
+            kept = torch.where(good, torch.cat(self._buffers), before)
+            sizes = [buffer.numel() for buffer in self._buffers]
+            torch._foreach_copy_(self._buffers, list(kept.split(sizes)))
         if self._average is not None:
             self._average.follow(good)
-        self._book.copy_(book)
         self._position.add_(1)
 
     def _noise(self) -> Tensor:
@@ -240,11 +234,43 @@ class Engine:
         rows = self._order.index_select(0, self._position * self.batch_size + self._rows)
         return to_float(self.images.index_select(0, rows))
 
-    def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean error and mean KL of this rank's images of the step."""
+    def _eager_losses(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the loss of this rank's images, then, for reading, their mean error and KL."""
         with self.autocast():
             output = self.model(self.batch(), noise)
-        return output.error.mean(), output.kl.mean()
+        error, kl = output.error.mean(), output.kl.mean()
+        return self.objective.loss(error, kl), error.detach(), kl.detach()
+
+    def _average_ranks(self, error: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives all ranks the same gradients and statistics, and returns mean error and KL."""
+        if self._partners.world == 1:
+            return error, kl
+        learning = [p for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in learning if p.grad is not None]
+        *means, error, kl = self._partners.means([*gradients, *self._statistics, error, kl])
+        for parameter, mean in zip(learning, means, strict=False):
+            parameter.grad = mean
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, means[len(learning) :])
+        return error, kl
+
+    @torch.no_grad()
+    def _eager_verdict(self, norms: Tensor, error: Tensor, kl: Tensor) -> Tensor:
+        """Notes a step and, if it counts, moves the objective; returns whether it counts.
+
+        Args:
+            norms: Of each parameter's gradient.
+            error: Mean over all images of the step.
+            kl: Likewise.
+        """
+        norm, loss = norms.norm(), self.objective.loss(error, kl)
+        good, skip, book = judge(norm, loss, error, kl, self._book)
+        self.objective.update(error, good)
+        self._skip.copy_(skip)
+        if self._clip:
+            self._excess.copy_((norm / self._clip).clamp(min=1.0))
+        self._book.copy_(book)
+        return good
 
     def _make_optimizer_state(self) -> None:
         """Adam makes its state at its first step; one that it is told to skip changes nothing."""
@@ -254,8 +280,8 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _run_eagerly(self) -> None:
-        self._losses: Callable[[Tensor], tuple[Tensor, Tensor]] = self._eager_losses
-        self._judge: Callable[..., tuple[Tensor, Tensor, Tensor]] = judge
+        self._losses: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] = self._eager_losses
+        self._verdict: Callable[[Tensor, Tensor, Tensor], Tensor] = self._eager_verdict
         self._graph, self.mode = None, "eager"
 
     def _can_prepare(self, compiled: bool, ranks: Ranks) -> bool:
@@ -283,7 +309,10 @@ class Engine:
         """Warms up, captures, and puts everything back that the warm-up has changed."""
         if compiled:
             self._losses = torch.compile(self._eager_losses, fullgraph=True, dynamic=False)
-            self._judge = torch.compile(judge, fullgraph=True, dynamic=False)
+            if self.device.type == "cuda":
+                # There each of its scalars would be a kernel. On the CPU it costs next to nothing,
+                # and dynamo (2.13) drops writes to a buffer that is a single double.
+                self._verdict = torch.compile(self._eager_verdict, fullgraph=True, dynamic=False)
         kept = self.state_dict()
         try:
             if self.device.type == "cuda":
@@ -322,17 +351,6 @@ def _state_buffers(module: nn.Module) -> list[Tensor]:
     """The buffers that training moves, which are those that a state_dict holds."""
     names = module.state_dict().keys()
     return [buffer for name, buffer in module.named_buffers() if name in names]
-
-
-def _by_dtype(buffers: list[Tensor]) -> list[list[Tensor]]:
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for buffer in buffers:
-        groups.setdefault(buffer.dtype, []).append(buffer)
-    return list(groups.values())
-
-
-def _flat(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.view(-1) for tensor in tensors]
 
 
 def _detached(tensors: dict[str, Any]) -> dict[str, Tensor]:

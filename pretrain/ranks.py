@@ -59,26 +59,26 @@ class Ranks:
         """This rank's rows of a batch that is the same on all ranks: every `world`-th."""
         return rows if self.world == 1 else rows[self.rank :: self.world].contiguous()
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors of one dtype by their means over the ranks, in one message."""
-        if self.world == 1:
-            return
-        views = [_as_it_lies(tensor) for tensor in tensors]
-        flat = torch.cat([view.reshape(-1) for view in views])
-        self._talk(dist.all_reduce, flat, dist.ReduceOp.SUM)
-        flat /= self.world
-        parts = flat.split([view.numel() for view in views])
-        shaped = [part.view(view.shape) for part, view in zip(parts, views, strict=True)]
-        torch._foreach_copy_(views, shaped)
+    def means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the ranks of tensors of one dtype, in one message and laid out like these.
 
-    def means(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """Means of scalars over the ranks, whose gradients are those of this rank's own.
-
-        The mean of these gradients over the ranks is then the gradient of the mean.
+        They are parts of that message: nothing is copied back. One process gets its own tensors.
         """
         if self.world == 1:
-            return values
-        return _Mean.apply(torch.stack(values), self).unbind()
+            return list(tensors)
+        # Ragged ones go last: whatever reads the others finds them aligned, four numbers at once.
+        order = sorted(range(len(tensors)), key=lambda i: tensors[i].numel() % 4 > 0)
+        views = [_channels_last(tensors[i]) for i in order]
+        flat = torch.cat([view.reshape(-1) for view in views])
+        if flat.device.type == "cuda":  # NCCL divides on the way, gloo cannot
+            self._talk(dist.all_reduce, flat, dist.ReduceOp.AVG)
+        else:
+            self._talk(dist.all_reduce, flat, dist.ReduceOp.SUM)
+            flat /= self.world
+        parts = flat.split([view.numel() for view in views])
+        shaped = [part.view(view.shape) for part, view in zip(parts, views, strict=True)]
+        found = dict(zip(order, map(_channels_first, shaped), strict=True))
+        return [found[i] for i in range(len(tensors))]
 
     def largest(self, *numbers: float) -> list[float]:
         """The largest of each number on any rank, on all of them."""
@@ -212,20 +212,11 @@ def meet(store: dist.Store, rank: int, world: int) -> dist.Store:
                 raise
 
 
-class _Mean(torch.autograd.Function):
-    """The mean over the ranks on the way there, this rank's own gradient on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
-        means = values.detach().clone()
-        ranks.average([means])
-        return means
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
-
-
-def _as_it_lies(tensor: Tensor) -> Tensor:
+def _channels_last(tensor: Tensor) -> Tensor:
     """A view in the order of the memory: convolutions and their gradients lie channels-last."""
     return tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+
+
+def _channels_first(tensor: Tensor) -> Tensor:
+    """The way back: a view of what lies channels-last."""
+    return tensor.permute(0, 3, 1, 2) if tensor.dim() == 4 else tensor

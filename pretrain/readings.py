@@ -64,13 +64,13 @@ def read_book(book: Tensor, *, beta: float) -> Readings:
 
 
 def judge(
-    norms: Tensor, loss: Tensor, error: Tensor, kl: Tensor, book: Tensor
+    norm: Tensor, loss: Tensor, error: Tensor, kl: Tensor, book: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Decides whether a step counts.
 
     Args:
-        norms: Of each parameter's gradient.
-        loss: Scalar, like the next two.
+        norm: Of all gradients together; a scalar, like the next three.
+        loss: Of the mean error and the mean KL.
         error: Mean error.
         kl: Mean KL.
         book: What was noted of the steps before.
@@ -78,7 +78,6 @@ def judge(
     Returns:
         Whether the step counts; 1.0 if Adam has to skip it, else 0.0; the book with this step.
     """
-    norm = norms.norm()
     good = torch.isfinite(norm) & torch.isfinite(loss)
     now = torch.stack([loss, error, kl, error, kl, norm, torch.ones_like(loss)]).double()
     sums = book[_SUM_ERROR:SKIPPED] + now[_SUM_ERROR:]
@@ -86,4 +85,5 @@ def judge(
     counted = [now[:_SUM_ERROR], sums, book[SKIPPED:_IN_A_ROW], in_a_row * 0, book[_LONGEST:]]
     skipped = [book[:SKIPPED], book[SKIPPED:_IN_A_ROW] + 1, in_a_row]
     skipped.append(torch.maximum(book[_LONGEST:], in_a_row))
-    return good, (~good).float(), torch.where(good, torch.cat(counted), torch.cat(skipped))
+    noted = torch.where(good, torch.cat(counted), torch.cat(skipped))
+    return good, (~good).float(), noted

@@ -1,5 +1,7 @@
 """The training step: what it must not do to a model, and that it does the same thing every time."""
 
+import math
+
 import pytest
 import torch
 
@@ -113,6 +115,21 @@ def test_skipped_steps_do_not_enter_the_averages(device):
     readings = engine.read()
     assert (readings.skipped, readings.skipped_in_a_row) == (2, 2)
     assert readings.mean_error == readings.error != good.error
+
+
+@pytest.mark.parametrize("device", CPU_AND_CUDA)
+def test_the_loss_of_a_step_has_the_beta_before_it_and_moves_the_next(device):
+    engine = make(device, objective=Geco(1000.0, step_size=1e-3), compile=device == "cuda")
+    engine.step()
+    first = engine.read()
+    assert first.loss == pytest.approx(first.error + first.kl, rel=1e-6)
+    assert engine.objective.error_ema.item() == first.error
+    assert first.beta == pytest.approx(math.exp(1e-3 * (1000 - first.error)), rel=1e-5)
+    engine.step()
+    second = engine.read()
+    assert second.loss == pytest.approx(second.error + first.beta * second.kl, rel=1e-6)
+    expected = 0.99 * first.error + 0.01 * second.error
+    assert engine.objective.error_ema.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_guard_also_covers_a_fixed_beta():

@@ -31,6 +31,21 @@ def test_the_loss_uses_the_beta_of_the_step_before():
     assert geco.beta.item() == pytest.approx(math.exp(0.1 * (10 - 12)))
 
 
+@pytest.mark.parametrize("make", [lambda: Geco(10.0), lambda: BetaWarmup(0.5, warmup_steps=4)])
+def test_a_call_is_the_loss_and_then_the_update(make):
+    whole, parts, untouched = make(), make(), make()
+    for error in (12.0, 9.0):
+        values = torch.tensor(error), torch.tensor(3.0)
+        loss = parts.loss(*values)
+        assert parts.state_dict() == untouched.state_dict()
+        assert whole(*values) == loss
+        parts.update(values[0], torch.tensor(False))
+        assert parts.state_dict() == untouched.state_dict()
+        for objective in (parts, untouched):
+            objective.update(values[0], torch.tensor(True))
+        assert parts.state_dict() == whole.state_dict()
+
+
 def test_the_average_starts_at_the_first_error():
     geco = Geco(goal=10.0)
     geco(torch.tensor(12.0), torch.tensor(0.0))

@@ -20,7 +20,7 @@ from pretrain.run import main
 from pretrain.signals import Agreement, Signals
 from pretrain.state import Stop
 from runs import ROOT, TINY, arguments, exact, finish, metrics, wait_for_step, weights_sha256
-from train_in_ranks import BAD_STEP, STEPS, everything
+from train_in_ranks import BAD_GRADIENT_STEP, BAD_STEP, STEPS, engine, everything
 
 
 def free_port():
@@ -103,11 +103,12 @@ def test_ranks_stay_equal_to_the_last_bit(two):
     assert sorted(differing(first, last)) == ["beta", "error_ema"]  # GECO does move
 
 
-def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(two):
+@pytest.mark.parametrize("bad", [BAD_STEP, BAD_GRADIENT_STEP])
+def test_a_step_that_is_bad_on_one_rank_is_skipped_by_all(two, bad):
     for rank in two:
-        before, after = (rank["states"][step] for step in (BAD_STEP - 1, BAD_STEP))
+        before, after = (rank["states"][step] for step in (bad - 1, bad))
         assert sorted(differing(before, after)) == ["book", "rng_cpu"]
-        moved = differing(after, rank["states"][BAD_STEP + 1])
+        moved = differing(after, rank["states"][bad + 1])
         assert "model.masks.first_slot.weight" in moved
 
 
@@ -123,13 +124,48 @@ def test_batch_norm_is_of_a_ranks_share_and_its_running_statistics_of_all(one, t
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.fixture
+def messages(monkeypatch):
+    """Numbers in each message; another rank has three times of everything to say."""
+    sent = []
+
+    def sum_up(flat, operation):
+        assert operation == torch.distributed.ReduceOp.SUM
+        sent.append(flat.numel())
+        flat *= 1 + 3
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", sum_up)
+    return sent
+
+
+def test_a_step_costs_one_message(messages):
+    trained = engine(Ranks(0, 2))
+    trained.step()
+    gradients = sum(p.numel() for p in trained.model.parameters() if p.grad is not None)
+    named = trained.model.named_buffers()
+    statistics = sum(buffer.numel() for name, buffer in named if "running" in name)
+    assert messages == [gradients + statistics + 2]  # error and KL
+    readings = trained.read()
+    assert readings.error == trained.objective.error_ema  # beta sees the mean, too
+
+
+def test_means_lie_in_memory_as_the_tensors_do(messages):
+    scalar, ragged = torch.tensor(5.0), torch.arange(3.0)
+    weights = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    mine = [scalar, weights, ragged]
+    means = Ranks(0, 2).means(mine)
+    assert messages == [1 + 48 + 3]
+    for mean, tensor in zip(means, mine, strict=True):
+        torch.testing.assert_close(mean, 2 * tensor, check_stride=True)
+
+
 def test_one_process_is_alone_without_a_word(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     alone = join()
     assert alone == Ranks()
     rows = torch.arange(3)
     assert alone.share(rows) is rows
-    assert alone.means(rows) == (rows,)
+    assert alone.means([rows]) == [rows]
     assert alone.largest(1.0, 2.0) == [1.0, 2.0]
     assert not torch.distributed.is_initialized()
 

@@ -15,13 +15,17 @@ from pretrain.engine import Engine
 from pretrain.ranks import Ranks, join
 
 TINY = {"num_slots": 3, "image_size": 32, "mask_latents": 8, "component_latents": 4, "width": 4}
-BATCH, IMAGES, STEPS, BAD_STEP = 8, 20, 5, 3
+BATCH, IMAGES, STEPS, BAD_STEP, BAD_GRADIENT_STEP = 8, 20, 7, 3, 5
 
 
 class Watched(Engine):
-    """An engine that remembers its images and can be given bad ones."""
+    """An engine that remembers its images and can be given bad ones, or a bad gradient."""
 
-    factor = 1.0
+    factor = gradient_factor = 1.0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        next(self.model.parameters()).register_hook(lambda g: g * self.gradient_factor)
 
     def batch(self):
         self.images_seen = super().batch() * self.factor
@@ -61,11 +65,12 @@ def one_step(ranks: Ranks, kind: type[Watched], **options) -> dict:
 
 
 def several_steps(ranks: Ranks) -> list[dict]:
-    """The whole state after every step; the last rank's images of one step are not finite."""
+    """The whole state after every step; on the last rank two steps are not finite."""
     trained, states = engine(ranks), []
     for step in range(STEPS):
-        bad = step == BAD_STEP and ranks.rank == ranks.world - 1
-        trained.factor = float("nan") if bad else 1.0
+        last = ranks.rank == ranks.world - 1
+        trained.factor = float("nan") if last and step == BAD_STEP else 1.0
+        trained.gradient_factor = float("inf") if last and step == BAD_GRADIENT_STEP else 1.0
         trained.step()
         states.append(trained.state_dict() | {"steps_done": 0})
     return states

@@ -9,7 +9,39 @@ import torch
 from torch import Tensor, nn
 
 
-class Geco(nn.Module):
+class Objective(nn.Module):
+    """A weight on the KL that moves as training goes on. Its state lies in buffers."""
+
+    beta: Tensor
+
+    def forward(self, error: Tensor, kl: Tensor) -> Tensor:
+        """Returns the scalar loss of this batch, then (in training) moves beta for the next one.
+
+        Args:
+            error: Scalar, batch mean in nats per image.
+            kl: Scalar, batch mean in nats per image.
+        """
+        loss = self.loss(error, kl)
+        if self.training:
+            self.update(error.detach(), torch.isfinite(loss.detach()))
+        return loss
+
+    def loss(self, error: Tensor, kl: Tensor) -> Tensor:
+        """Returns the scalar loss of this batch and moves nothing."""
+        # The clone keeps this beta for autograd, should it be moved in place before the way back.
+        return error + self.beta.clone() * kl
+
+    def update(self, error: Tensor, good: Tensor) -> None:
+        """Moves beta for the next batch.
+
+        Args:
+            error: Like that of `forward`, but without a gradient.
+            good: Scalar, true or false. A batch that is not good leaves the state as it was.
+        """
+        raise NotImplementedError
+
+
+class Geco(Objective):
     """Minimises the KL subject to `reconstruction error <= goal` (Rezende and Viola, 2018).
 
     While the running error is above the goal, beta falls and the model is free to reconstruct;
@@ -58,7 +90,6 @@ class Geco(nn.Module):
         # In double: a float near the goal, 7,000 nats, is only exact to 5e-4, and beta sums it up.
         self.register_buffer("error_ema", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("started", torch.tensor(False))
-        self.beta: Tensor
         self.error_ema: Tensor
         self.started: Tensor
         if half_life:  # how much easier than `goal` the goal still is, in nats per image
@@ -93,32 +124,20 @@ class Geco(nn.Module):
             **options,
         )
 
-    def forward(self, error: Tensor, kl: Tensor) -> Tensor:
-        """Returns the scalar loss of this batch, then (in training) moves beta for the next one.
-
-        Args:
-            error: Scalar, batch mean in nats per image.
-            kl: Scalar, batch mean in nats per image.
-        """
-        # The clone keeps the old beta for autograd: the update below changes it in place.
-        loss = error + self.beta.clone() * kl
-        if self.training:
-            self._update(error.detach(), torch.isfinite(loss.detach()))
-        return loss
-
     @torch.no_grad()
-    def _update(self, error: Tensor, finite: Tensor) -> None:
+    def update(self, error: Tensor, good: Tensor) -> None:
+        """Moves the running error, then beta towards what the goal asks for."""
         average = self.decay * self.error_ema + (1 - self.decay) * error.double()
         average = torch.where(self.started, average, error.double())
-        slack = self._goal_now(error, finite) - average  # positive where the goal is met
+        slack = self._goal_now(error, good) - average  # positive where the goal is met
         rate = self.step_size * torch.where(slack > 0, self.speedup, 1.0)
         step = (rate * slack).clamp(-self.largest_step, self.largest_step)
         beta = (self.beta * torch.exp(step)).clamp(*self.beta_range)
-        self.beta.copy_(torch.where(finite, beta, self.beta))
-        self.error_ema.copy_(torch.where(finite, average, self.error_ema))
-        self.started.copy_(self.started | finite)
+        self.beta.copy_(torch.where(good, beta, self.beta))
+        self.error_ema.copy_(torch.where(good, average, self.error_ema))
+        self.started.copy_(self.started | good)
 
-    def _goal_now(self, error: Tensor, finite: Tensor) -> float | Tensor:
+    def _goal_now(self, error: Tensor, good: Tensor) -> float | Tensor:
         """Returns the goal of this step and moves it on."""
         if not self.half_life:
             return self.goal
@@ -127,11 +146,11 @@ class Geco(nn.Module):
             first = torch.full_like(first, self.first_goal)
         # Never negative: a first goal harder than the last one would be none to start from.
         margin = torch.where(self.started, self.margin, (first - self.goal).clamp(min=0))
-        self.margin.copy_(torch.where(finite, margin * 0.5 ** (1 / self.half_life), self.margin))
+        self.margin.copy_(torch.where(good, margin * 0.5 ** (1 / self.half_life), self.margin))
         return self.goal + margin
 
 
-class BetaWarmup(nn.Module):
+class BetaWarmup(Objective):
     """The beta-VAE objective: a fixed weight on the KL, optionally reached along a straight line.
 
     Args:
@@ -145,16 +164,12 @@ class BetaWarmup(nn.Module):
         self.warmup_steps = warmup_steps
         self.register_buffer("beta", torch.tensor(0.0 if warmup_steps else beta))
         self.register_buffer("step", torch.tensor(0.0))
-        self.beta: Tensor
         self.step: Tensor
 
-    def forward(self, error: Tensor, kl: Tensor) -> Tensor:
-        """Returns the scalar loss of this batch, then (in training) moves beta for the next one."""
-        loss = error + self.beta.clone() * kl
-        if self.training:
-            with torch.no_grad():
-                self.step.add_(torch.isfinite(loss.detach()))
-                if self.warmup_steps:
-                    done = (self.step / self.warmup_steps).clamp(max=1.0)
-                    self.beta.copy_(self.final_beta * done)
-        return loss
+    @torch.no_grad()
+    def update(self, error: Tensor, good: Tensor) -> None:
+        """Moves beta up the line by a step."""
+        self.step.add_(good)
+        if self.warmup_steps:
+            done = (self.step / self.warmup_steps).clamp(max=1.0)
+            self.beta.copy_(self.final_beta * done)
