@@ -308,11 +308,15 @@ class Engine:
     def _prepare(self, compiled: bool) -> None:
         """Warms up, captures, and puts everything back that the warm-up has changed."""
         if compiled:
-            self._losses = torch.compile(self._eager_losses, fullgraph=True, dynamic=False)
-            if self.device.type == "cuda":
+            cuda = self.device.type == "cuda"
+            whole: Any = {"fullgraph": True, "dynamic": False}
+            if cuda:  # small kernels that do not wait for each other become one
+                whole["options"] = {"combo_kernels": True}
+            self._losses = torch.compile(self._eager_losses, **whole)
+            if cuda:
                 # There each of its scalars would be a kernel. On the CPU it costs next to nothing,
                 # and dynamo (2.13) drops writes to a buffer that is a single double.
-                self._verdict = torch.compile(self._eager_verdict, fullgraph=True, dynamic=False)
+                self._verdict = torch.compile(self._eager_verdict, **whole)
         kept = self.state_dict()
         try:
             if self.device.type == "cuda":

@@ -220,8 +220,11 @@ def test_kernels_equal_their_definition(dtype, tolerance, shape):
     weight, offset = torch.randn(channels, device=device), torch.randn(1, device=device)
     logits = torch.randn(count, 4, height, width, device=device) * 10
     images = torch.rand(count, 3, height, width, device=device).to(dtype)
+    corners = torch.randn(count, 8 * channels, height, width, device=device).to(dtype)
+    corners = corners.to(memory_format=torch.channels_last)
     pairs = [
         (fused.gate(x, bias), plain.gate(exact, bias)),
+        (fused.gate(corners, bias, phases=True), plain.gate(corners.float(), bias, phases=True)),
         (
             fused.gate_to_logit(x, bias, weight, offset),
             plain.gate_to_logit(exact, bias, weight, offset),
@@ -234,4 +237,12 @@ def test_kernels_equal_their_definition(dtype, tolerance, shape):
         torch.testing.assert_close(result.float(), expected, rtol=tolerance, atol=tolerance)
     assert pairs[0][0].dtype == dtype
     assert pairs[0][0].is_contiguous(memory_format=torch.channels_last)
-    assert pairs[1][0].dtype == torch.float32
+    assert pairs[2][0].dtype == torch.float32
+    frames = torch.randint(0, 256, (count, 3, height, width), device=device, dtype=torch.uint8)
+    white = torch.tensor(255.0, device=device)
+    for pixels in (frames, frames.float() / 255):
+        scaled = fused.pixels(pixels, white, dtype)
+        # The interpreter cuts off the digits that a GPU rounds.
+        off = 2**-7 if device == "cpu" and dtype == torch.bfloat16 else 0
+        torch.testing.assert_close(scaled, plain.pixels(pixels, white, dtype), rtol=off, atol=0)
+        assert scaled.is_contiguous(memory_format=torch.channels_last)

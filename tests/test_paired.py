@@ -12,9 +12,11 @@ from genesis_rl.inference.network import LeanGenesis
 from genesis_rl.inference.paired import (
     Taps,
     grouped,
+    interleaved,
     neighbours_for,
     paired_conv2d,
     paired_weight,
+    phase_weight,
     ungrouped,
 )
 from genesis_rl.models.layers import Conv, GatedConv, convolve
@@ -74,10 +76,20 @@ def test_grouping_moves_nothing_in_memory():
     assert torch.equal(pairs[:, 4:, :, 1], x[:, :, :, 3])  # the second neighbour of the second pair
 
 
+def test_a_transposed_convolution_of_stride_2_makes_the_corners_of_squares():
+    conv = nn.ConvTranspose2d(3, 2, 5, stride=2, padding=2, output_padding=1).double()
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    corners = F.conv2d(x, phase_weight(conv.weight), conv.bias.repeat(4), padding=1)
+    assert torch.equal(interleaved(corners)[:, :, 1::2, ::2], corners[:, 4:6])  # row 1, column 0
+    torch.testing.assert_close(interleaved(corners), conv(x))
+
+
 def test_few_channels_are_grouped_and_many_are_not():
     taps = Taps(5, 1, 2)
     assert [neighbours_for(channels, taps) for channels in (3, 4, 32, 64)] == [4, 4, 2, 1]
     assert neighbours_for(8, Taps(1, 1, 0)) == 1  # nothing but zeros would be added
+    assert neighbours_for(8, Taps(3, 2, 1)) == 1  # three of six columns would be zeros
+    assert neighbours_for(4, Taps(3, 2, 1)) == 4  # cheap all the same
 
 
 @pytest.mark.parametrize(
@@ -115,7 +127,7 @@ def test_a_lean_encoder_in_pairs_gives_the_same_latents():
     lean = LeanGenesis(model, paired=True)
     groups = [layer.conv.neighbours for layer in [*lean.encoder, *lean.decoder]]
     assert groups == [4, 2, 2, 2, 2, 2, 1, 2, 1, 2]  # stride-2 transposed ones stay
-    assert [conv.neighbours for conv in lean.component_convs] == [4, 2, 2, 2]
+    assert [conv.neighbours for conv in lean.component_convs] == [4, 1, 1, 1]
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(lean(images), LeanGenesis(model)(images), rtol=1e-4, atol=1e-5)
 
@@ -125,7 +137,8 @@ def test_a_lean_encoder_of_full_width_pairs_only_where_channels_are_few():
     lean = LeanGenesis(model, paired=True)
     groups = [layer.conv.neighbours for layer in [*lean.encoder, *lean.decoder]]
     assert groups == [4, 2, 2, 1, 1, 1, 1, 2, 1, 2]
-    assert [conv.neighbours for conv in lean.component_convs] == [4, 2, 2, 1]
+    assert [conv.neighbours for conv in lean.component_convs] == [4, 1, 1, 1]
+    assert [layer.conv.phases for layer in lean.decoder] == [False, False, False, True, False]
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(lean(images), LeanGenesis(model)(images), rtol=1e-4, atol=1e-5)
 

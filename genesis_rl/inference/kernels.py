@@ -23,13 +23,26 @@ class KernelOperations:
 
     add_bias = True
 
-    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Bias and gated linear unit."""
+    def pixels(self, images: Tensor, white: Tensor, dtype: torch.dtype) -> Tensor:
+        """Of uint8: division and rounding in one pass."""
+        if images.dtype != torch.uint8:
+            return images.float().to(dtype).contiguous(memory_format=torch.channels_last)
+        rows = _rows(images)
+        out = torch.empty_like(rows, dtype=dtype)
+        _pixels[(triton.cdiv(rows.numel(), 1024),)](rows, white, out, rows.numel(), BLOCK=1024)
+        return out.permute(0, 3, 1, 2)
+
+    def gate(self, x: Tensor, bias: Tensor, *, phases: bool = False) -> Tensor:
+        """Bias and gated linear unit; corners of squares are read from where they are."""
         rows = _rows(x)
-        *shape, channels = rows.shape
-        out = rows.new_empty(*shape, channels // 2)
+        count, height, width, channels = rows.shape
+        if phases:
+            height, width, channels = 2 * height, 2 * width, channels // 4
+        rows = rows.view(count, height, width, channels)  # in number: not yet in this order
+        out = rows.new_empty(count, height, width, channels // 2)
         grid, sizes = _launch(rows, channels // 2)
-        _gate[grid](rows, bias, out, rows.numel() // channels, **sizes)
+        across = width if phases else 0
+        _gate[grid](rows, bias, out, rows.numel() // channels, ACROSS=across, **sizes)
         return out.permute(0, 3, 1, 2)
 
     def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
@@ -77,12 +90,33 @@ def _launch(rows: Tensor, channels: int) -> tuple[tuple[int], dict[str, int]]:
 
 
 @triton.jit
-def _gated(x_ptr, bias_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+def _pixels(x_ptr, white_ptr, out_ptr, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x_ptr + at, mask=at < count, other=0).to(tl.float32)
+    value = tl.div_rn(value, tl.load(white_ptr))  # exact, as in `unit_scale`
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=at < count)
+
+
+@triton.jit
+def _gated(
+    x_ptr,
+    bias_ptr,
+    count,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACROSS: tl.constexpr,
+):
     # 64-bit: a batch of large images has more than 2^31 activations.
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
     inside = (row < count) & (channel < C)
-    at = x_ptr + row * (2 * C) + channel
+    source = row
+    if ACROSS > 0:  # pixels to a row, in squares of two by two that lie one after the other
+        down, column = row // ACROSS, row % ACROSS
+        square = (down // 2) * (ACROSS // 2) + column // 2
+        source = square * 4 + (down % 2) * 2 + column % 2
+    at = x_ptr + source * (2 * C) + channel
     h = tl.load(at, mask=inside, other=0).to(tl.float32)
     g = tl.load(at + C, mask=inside, other=0).to(tl.float32)
     h += tl.load(bias_ptr + channel, mask=channel < C, other=0)
@@ -92,9 +126,16 @@ def _gated(x_ptr, bias_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK:
 
 @triton.jit
 def _gate(
-    x_ptr, bias_ptr, out_ptr, count, C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr,
+    bias_ptr,
+    out_ptr,
+    count,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACROSS: tl.constexpr,
 ):
-    value, row, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK)
+    value, row, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK, ACROSS)
     tl.store(out_ptr + row * C + channel, value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -110,7 +151,7 @@ def _gate_to_logit(
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    value, _, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK)
+    value, _, channel, inside = _gated(x_ptr, bias_ptr, count, C, PADDED, BLOCK, 0)
     weight = tl.load(weight_ptr + channel, mask=channel < C, other=0)
     logit = tl.sum(tl.where(inside, value * weight, 0.0), axis=1) + tl.load(offset_ptr)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

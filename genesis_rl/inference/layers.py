@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from genesis_rl.inference.paired import (
     Taps,
+    interleaved,
     neighbours_for,
     ordinary,
     paired_conv2d,
     paired_weight,
+    phase_weight,
 )
 from genesis_rl.inference.winograd import WinogradConv
 from genesis_rl.models.layers import GatedConv, lstm_step, posterior_gaussian
@@ -38,8 +40,14 @@ class Operations(Protocol):
 
     add_bias: bool
 
-    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Maps `[N, 2 C, H, W]` (h, then g) to `(h + b_h) * sigmoid(g + b_g)`, `[N, C, H, W]`."""
+    def pixels(self, images: Tensor, white: Tensor, dtype: torch.dtype) -> Tensor:
+        """Maps `[B, 3, S, S]` images to channels-last ones of a type; uint8 is divided by white."""
+
+    def gate(self, x: Tensor, bias: Tensor, *, phases: bool = False) -> Tensor:
+        """Maps `[N, 2 C, H, W]` (h, then g) to `(h + b_h) * sigmoid(g + b_g)`, `[N, C, H, W]`.
+
+        With phases, it is `[N, 4 x 2 C, H, W]` that are to be interleaved to `[N, C, 2 H, 2 W]`.
+        """
 
     def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
         """Gates, then contracts channels with `weight` `[C]`: float32 `[N, H, W]`."""
@@ -65,9 +73,13 @@ class PlainOperations:
     def __init__(self, *, add_bias: bool = False):
         self.add_bias = add_bias
 
-    def gate(self, x: Tensor, bias: Tensor) -> Tensor:
+    def pixels(self, images: Tensor, white: Tensor, dtype: torch.dtype) -> Tensor:
+        """One step after the other."""
+        return unit_scale(images, white).to(dtype).contiguous(memory_format=CHANNELS_LAST)
+
+    def gate(self, x: Tensor, bias: Tensor, *, phases: bool = False) -> Tensor:
         """`F.glu` after the bias."""
-        return F.glu(self._biased(x, bias), dim=1)
+        return F.glu(self._biased(interleaved(x) if phases else x, bias), dim=1)
 
     def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
         """A 1x1 convolution to one channel, as a matrix product."""
@@ -88,6 +100,16 @@ class PlainOperations:
         return x + bias.to(x.dtype)[:, None, None] if self.add_bias else x
 
 
+def unit_scale(images: Tensor, white: Tensor) -> Tensor:
+    """Maps images to float32 in [0, 1]; those of uint8 are divided by `white`, which is 255.
+
+    CUDA divides by a Python number by multiplying with its reciprocal. Dividing by a tensor is
+    exact, so a uint8 frame and its float twin have the same latents.
+    """
+    x = images.float()
+    return x / white if images.dtype == torch.uint8 else x
+
+
 class LeanConv(nn.Module):
     """A convolution that leaves its bias to the operation after it, if that wants to add it.
 
@@ -97,6 +119,7 @@ class LeanConv(nn.Module):
         weight: Folded weight.
         bias: Folded bias.
         paired: Whether neighbours count as one pixel where channels are few (`paired`).
+        phases: Whether what enlarges such an image by two may leave its output to be interleaved.
     """
 
     weight: Tensor
@@ -110,6 +133,7 @@ class LeanConv(nn.Module):
         bias: Tensor | None = None,
         *,
         paired: bool = False,
+        phases: bool = False,
     ):
         super().__init__()
         weight = conv.weight if weight is None else weight
@@ -119,8 +143,12 @@ class LeanConv(nn.Module):
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         if self.transposed and self.taps.stride == 1:
             weight, self.taps, self.transposed = *ordinary(weight, self.taps), False
+        few = paired and conv.in_channels <= 32  # and then cuDNN gains by four times the outputs
+        self.phases = phases and few and self.transposed and self.taps == Taps(5, 2, 2)
+        if self.phases:
+            weight, self.taps, self.transposed = phase_weight(weight), Taps(3, 1, 1), False
         self.neighbours = 1
-        if paired and not self.transposed:
+        if paired and not self.transposed and not self.phases:
             self.neighbours = neighbours_for(weight.shape[1], self.taps)
         if self.neighbours > 1:
             weight = paired_weight(weight, self.taps, self.neighbours)
@@ -129,8 +157,10 @@ class LeanConv(nn.Module):
         self.register_buffer("bias", bias.detach().float().clone())
 
     def forward(self, x: Tensor, operations: Operations) -> Tensor:
-        """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
+        """Maps `[N, in, H, W]` to `[N, out, H', W']`, or with `phases` to `[N, 4 out, H, W]`."""
         bias = None if operations.add_bias else self.bias.to(x.dtype)
+        if bias is not None and self.phases:
+            bias = bias.repeat(4)
         _, stride, padding = self.taps
         if self.transposed:
             return F.conv_transpose2d(x, self.weight, bias, stride, padding, stride - 1)
@@ -156,7 +186,8 @@ class LeanGatedConv(nn.Module):
             weight, bias = fold_batch_norm(layer.conv, layer.norm)
         elif isinstance(layer.norm, nn.InstanceNorm2d):
             self.instance_norm = copy.deepcopy(layer.norm).requires_grad_(False)
-        self.conv = LeanConv(layer.conv, dtype, weight, bias, paired=paired)
+        phases = self.instance_norm is None
+        self.conv = LeanConv(layer.conv, dtype, weight, bias, paired=paired, phases=phases)
         self.winograd: WinogradConv | None = None
         if winograd and self.instance_norm is None and self.conv.suits_winograd:
             self.winograd = WinogradConv(self.conv.weight)
@@ -165,7 +196,8 @@ class LeanGatedConv(nn.Module):
         """Maps `[N, in, H, W]` to `[N, out, H', W']`."""
         if self.instance_norm is not None:
             return F.glu(self._normalised(x), dim=1).contiguous(memory_format=CHANNELS_LAST)
-        return operations.gate(self._convolved(x, operations), self.conv.bias)
+        convolved = self._convolved(x, operations)
+        return operations.gate(convolved, self.conv.bias, phases=self.conv.phases)
 
     def to_logit(self, x: Tensor, operations: Operations, weight: Tensor, offset: Tensor) -> Tensor:
         """The same, with the channels contracted at once: float32 `[N, H', W']`."""

@@ -25,6 +25,7 @@ from genesis_rl.inference.layers import (
     PlainOperations,
     WideLinear,
     draw,
+    unit_scale,
     wide_linear,
 )
 from genesis_rl.models.genesis import Genesis
@@ -71,10 +72,7 @@ class Frozen(nn.Module, abc.ABC):
 
     def pixels(self, images: Tensor) -> Tensor:
         """Maps images to float32 in [0, 1]."""
-        x = images.float()
-        # CUDA divides by a Python number by multiplying with its reciprocal. Dividing by a tensor
-        # is exact, so a uint8 frame and its float twin have the same latents.
-        return x / self.white if images.dtype == torch.uint8 else x
+        return unit_scale(images, self.white)
 
 
 class FrozenModel(Frozen):
@@ -168,10 +166,11 @@ class LeanGenesis(Frozen):
             for conv in components.encoder
             if isinstance(conv, nn.Conv2d)
         )
+        first, second = (layer for layer in components.head if isinstance(layer, nn.Linear))
+        side = model.image_size // 16  # of the images that the head flattens, by channel first
+        by_pixel = first.weight.unflatten(1, (-1, side, side)).permute(0, 2, 3, 1).flatten(1)
         self.component_head = nn.ModuleList(
-            LeanLinear(linear.weight, linear.bias)
-            for linear in components.head
-            if isinstance(linear, nn.Linear)
+            [LeanLinear(by_pixel, first.bias), LeanLinear(second.weight, second.bias)]
         )
         self.train(False)
 
@@ -180,7 +179,7 @@ class LeanGenesis(Frozen):
         self, images: Tensor, noise: Tensor | None = None, *, mask_only: bool = False
     ) -> Tensor:
         """See `Frozen`; mask latents alone cost a sixth of all of them."""
-        x = self.pixels(images).to(self.dtype).contiguous(memory_format=CHANNELS_LAST)
+        x = self.operations.pixels(images, self.white, self.dtype)
         mask_noise = None if noise is None else noise[..., : self.mask_latents]
         mask_latents = self._mask_latents(self._features(x), mask_noise)
         if mask_only:
@@ -205,7 +204,7 @@ class LeanGenesis(Frozen):
 
     def _logits(self, mask_latents: Tensor) -> Tensor:
         """Decodes all slots but the last, which owns what they leave: `[B, K - 1, S, S]`."""
-        z = mask_latents[:, :-1].flatten(end_dim=1).to(self.dtype)
+        z = mask_latents[:, :-1].to(self.dtype).flatten(end_dim=1)  # in this order: one copy
         pixels = wide_linear(z, self.unflatten_weight)  # [B * (K - 1), size * size * channels]
         x = pixels.unflatten(1, (self.decoder_size, self.decoder_size, -1)).permute(0, 3, 1, 2)
         if not self.operations.add_bias:
@@ -228,7 +227,6 @@ class LeanGenesis(Frozen):
         for layer in self.component_convs:
             assert isinstance(layer, LeanConv)
             slots = self.operations.elu(layer(slots, self.operations), layer.bias)
-        # The head expects (channel, row, column).
-        features = slots.float().contiguous().flatten(start_dim=1)
+        features = slots.permute(0, 2, 3, 1).flatten(start_dim=1).float()
         first, second = self.component_head
         return second(F.elu(first(features))).unflatten(0, (-1, self.num_slots))

@@ -72,7 +72,9 @@ def neighbours_for(channels: int, taps: Taps) -> int:
     compared by `python -m benchmarks.step_parts --device cuda`.
     """
     best = 1 if channels > 32 else 2 if channels > 4 else 4
-    return best if taps.width > 1 and taps.suit(best) else 1
+    # Zeros in half of a filter cost what pairs gain, unless cuDNN pads so few channels anyway.
+    sparse = channels > 4 and taps.groups(best) * best >= 2 * taps.width
+    return best if taps.width > 1 and taps.suit(best) and not sparse else 1
 
 
 def paired_weight(weight: Tensor, taps: Taps, neighbours: int) -> Tensor:
@@ -88,6 +90,28 @@ def paired_weight(weight: Tensor, taps: Taps, neighbours: int) -> Tensor:
         shifted.append(F.pad(weight, (left, columns - taps.width - left)))
     wide = torch.stack(shifted).unflatten(-1, (groups, neighbours))  # [P', O, C, kh, groups, P]
     return wide.permute(0, 1, 5, 2, 3, 4).flatten(0, 1).flatten(1, 2)
+
+
+def phase_weight(weight: Tensor) -> Tensor:
+    """Turns a transposed convolution of stride 2 into an ordinary one whose output is interleaved.
+
+    Where `[N, C, H, W]` become `[N, O, 2 H, 2 W]`, each pixel makes a square of two by two, and
+    each corner of these squares is an ordinary convolution of 3 x 3 taps, some of them zeros. Maps
+    `[C, O, 5, 5]`, for a padding of 2, to all four, `[4 O, C, 3, 3]`: by row, column, channel.
+    """
+    taps = F.pad(weight, (0, 1, 0, 1))  # the sixth tap is 0; that of row a, offset d is a + 2 - 2 d
+    corners = [
+        taps[:, :, row + 4 - 2 * torch.arange(3)][..., column + 4 - 2 * torch.arange(3)]
+        for row in (0, 1)
+        for column in (0, 1)
+    ]
+    return torch.stack(corners).transpose(1, 2).flatten(end_dim=1)
+
+
+def interleaved(x: Tensor) -> Tensor:
+    """Maps `[N, 4 O, H, W]`, of which `phase_weight` tells, to `[N, O, 2 H, 2 W]`."""
+    corners = x.unflatten(1, (2, 2, -1)).permute(0, 3, 4, 1, 5, 2)  # [N, O, H, 2, W, 2]
+    return corners.flatten(4, 5).flatten(2, 3).contiguous(memory_format=torch.channels_last)
 
 
 def grouped(x: Tensor, neighbours: int) -> Tensor:
