@@ -1,7 +1,11 @@
 """Wrappers: what is lost between an environment, the encoder and an agent, and does it stay so?
 
-Three rows. `vecenv` steps natively vectorised environments in `GenesisVecEnvWrapper`, beside the
-same environments alone and the encoder alone, in turns: the slower of the two is what can be had.
+Three kinds of rows. `vecenv` steps natively vectorised environments in `GenesisVecEnvWrapper`,
+beside the same environments alone and the encoder alone, in turns: the slower of the two is what
+could be had if they worked at the same time. They cannot, since actions need latents and latents
+need frames, so `lost_ms` is what a step takes beyond both one after the other; `encoded` counts its
+frames, terminal ones among them, which the encoder alone is not given. On a GPU there is a row for
+frames that go through main memory and one for frames that stay on the device.
 `singles` encodes the frames of that many environments one by one, as wrappers around each do, and
 together. `varying` encodes batches of N to 2 N frames, as terminal frames make them: how many
 graphs are captured, how much longer than the median does the slowest call take after the first
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 ROUNDS = 5
+WARM = {"cpu": 3, "cuda": 60}  # calls: what is a habit by then has its graph
 Row = dict[str, Any]
 
 
@@ -49,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     common: Row = {"device": str(device), "precision": args.precision}
     with checkpoint_or_untrained(args.checkpoint, args.slots) as checkpoint:
         rows = [
-            vecenv_row(checkpoint, args.env_id, count, common, args.seconds) for count in args.envs
+            vecenv_row(checkpoint, args.env_id, count, common, args.seconds, on_device=on_device)
+            for count in args.envs
+            for on_device in ((False, True) if device.type == "cuda" else (False,))
         ]
         rows.append(singles_row(checkpoint, args.singles, common, args.seconds))
         rows.append(varying_row(checkpoint, args.singles, common, args.calls))
@@ -64,20 +71,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_result("wrapper_speed", values, device=device, seed=0, folder=args.results_dir, argv=argv)
 
 
-def vecenv_row(checkpoint: str, env_id: str, count: int, common: Row, seconds: float) -> Row:
+def vecenv_row(
+    checkpoint: str,
+    env_id: str,
+    count: int,
+    common: Row,
+    seconds: float,
+    *,
+    on_device: bool = False,
+) -> Row:
     """Compares wrapped environments with the slower of environments and encoder; frames a second.
 
-    Frames go through main memory, as they must for Stable-Baselines3.
+    Args:
+        checkpoint: Of the encoder.
+        env_id: Of the environments.
+        count: How many there are.
+        common: Device and precision.
+        seconds: Roughly, for all.
+        on_device: Whether frames stay there, or go through main memory, as they must for
+            Stable-Baselines3 without the wrapper.
     """
     import gymnasium as gym
     import numpy as np
     import torch
 
     import envs  # noqa: F401  registers the ids
+    from benchmarks.timing import synchronise
     from genesis_rl import GenesisEncoder, GenesisVecEnvWrapper
     from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
 
     encoder = GenesisEncoder.from_checkpoint(checkpoint, **common)
+    device = torch.device(common["device"])
 
     def make() -> SB3VecEnv:
         env = gym.make_vec(
@@ -86,42 +110,61 @@ def vecenv_row(checkpoint: str, env_id: str, count: int, common: Row, seconds: f
             vectorization_mode="vector_entry_point",
             autoreset_mode="SameStep",
             device=common["device"],
+            tensors=on_device,
             image_size=encoder.image_size,
         )
-        venv = SB3VecEnv(env)
+        venv = SB3VecEnv(env, copy=False)
         venv.seed(0)
         return venv
 
     bare, slots = make(), GenesisVecEnvWrapper(make(), checkpoint, **common)
-    frames = torch.from_numpy(bare.reset()).permute(0, 3, 1, 2)
+    frames = torch.as_tensor(bare.reset()).permute(0, 3, 1, 2)
     slots.reset()
     generator = np.random.default_rng(0)
     actions = generator.integers(0, bare.action_space.n, (64, count))  # type: ignore[attr-defined]
-    turn = 0
+    turn = steps = 0
 
     def step(venv: Any) -> None:
         nonlocal turn
         turn += 1
         venv.step(actions[turn % len(actions)])
 
+    def alone() -> None:
+        step(bare)
+        synchronise(device)
+
+    def together() -> None:
+        nonlocal steps
+        steps += 1
+        step(slots)
+
+    encoded = slots.num_encoded
     per_second = in_turns(
-        {
-            "env": lambda: step(bare),
-            "encoder": lambda: encoder.encode(frames).cpu(),
-            "together": lambda: step(slots),
-        },
+        {"env": alone, "encoder": lambda: encoder.encode(frames).cpu(), "together": together},
         count,
         seconds,
+        warm=WARM[device.type],
     )
     bare.close()
     slots.close()
+    ms = {f"{name}_ms": round(count / rate * 1e3, 3) for name, rate in per_second.items()}
     of_slower = per_second["together"] / min(per_second["env"], per_second["encoder"])
-    return {"what": "vecenv", "envs": count, **per_second, "of_slower": round(of_slower, 4)}
+    return {
+        "what": "vecenv",
+        "envs": count,
+        "frames": "device" if on_device else "memory",
+        **per_second,
+        **ms,
+        "lost_ms": round(ms["together_ms"] - ms["env_ms"] - ms["encoder_ms"], 3),
+        "encoded": round((slots.num_encoded - encoded) / steps, 1),  # frames a step
+        "of_slower": round(of_slower, 4),
+    }
 
 
 def singles_row(checkpoint: str, count: int, common: Row, seconds: float) -> Row:
     """Compares frames encoded one by one, by wrappers around each, with all of them together."""
     import numpy as np
+    import torch
     from gymnasium import spaces
 
     from genesis_rl import GenesisEncoder
@@ -137,7 +180,8 @@ def singles_row(checkpoint: str, count: int, common: Row, seconds: float) -> Row
             observer(frame[None])
 
     calls = {"singles": one_by_one, "together": lambda: observer(frames)}
-    per_second = in_turns(calls, count, seconds)
+    warm = WARM[torch.device(common["device"]).type]
+    per_second = in_turns(calls, count, seconds, warm=warm)
     times = per_second["together"] / per_second["singles"]
     return {"what": "singles", "envs": count, **per_second, "times": round(times, 2)}
 
@@ -182,7 +226,7 @@ def varying_row(checkpoint: str, count: int, common: Row, calls: int) -> Row:
 
 
 def in_turns(
-    calls: dict[str, Callable[[], object]], frames: int, seconds: float
+    calls: dict[str, Callable[[], object]], frames: int, seconds: float, warm: int = 3
 ) -> dict[str, float]:
     """Times calls in turns, so that all meet the same machine; returns frames a second.
 
@@ -190,9 +234,10 @@ def in_turns(
         calls: Each ends when its result is in main memory.
         frames: In each call.
         seconds: Roughly, for all.
+        warm: Calls of each before, which compile, capture and grow buffers.
     """
     for call in calls.values():
-        for _ in range(3):  # compiles, captures and grows buffers
+        for _ in range(warm):
             call()
     rates: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / ROUNDS / len(calls)

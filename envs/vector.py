@@ -131,15 +131,16 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
     def _begin_at_once(self, last: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Begins new episodes where one has ended; the last observations go into the infos."""
         done = self._done
+        rows = self._rows(done)
         finals = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(done):
-            finals[row] = last[row].clone() if self._tensors else last[row].copy()
+        kept = last[rows].unbind() if self._tensors else map(np.copy, last[done])
+        for row, final in zip(np.flatnonzero(done), kept, strict=True):
+            finals[row] = final
         final_info = {key: value.copy() for key, value in infos.items()}
         for key in final_info:
             if key.startswith("_"):
                 final_info[key] &= done
         self._begin(done)
-        rows = self._rows(done)
         fresh, extras = self._look(rows)
         last[rows if self._tensors else done] = fresh
         for key, value in extras.items():

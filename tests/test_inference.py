@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from genesis_rl.inference.cuda import plan, precision_of
+from genesis_rl.inference.cuda import Kind, Planner, plan, precision_of, shares
 from genesis_rl.inference.layers import PlainOperations, wide_linear
 from genesis_rl.inference.runtime import PlainRuntime
 from genesis_rl.inference.winograd import WinogradConv
@@ -166,6 +166,63 @@ def test_a_few_terminal_frames_cost_a_small_replay():
     assert plan(72, [64, 8]) == [64, 8]
     assert plan(120, [64, 8]) == [64, 64]
     assert plan(5, []) == [8]
+
+
+def replays(counts, captured, chunk=512):
+    """Plans these calls; a size is captured when it is asked for a second time.
+
+    Returns:
+        The sizes of each call, and which calls asked for a size that had no graph yet.
+    """
+    planner, kind = Planner(), Kind(torch.uint8, False, False)
+    asked, planned, new = Counter(), [], []
+    for call, count in enumerate(counts):
+        planned.append(planner.sizes(count, kind, list(captured), chunk))
+        assert count <= sum(planned[-1])
+        assert max(planned[-1]) <= max(chunk, 8)
+        new += [call] * bool(set(planned[-1]) - set(captured))
+        asked.update(planned[-1])
+        captured += [size for size in asked if size not in captured and asked[size] > 1]
+    return planned, new
+
+
+def test_a_batch_above_the_chunk_is_encoded_in_equal_shares():
+    assert shares(1024, 512) == [512, 512]
+    assert shares(1024 + 54, 512) == shares(1024 + 87, 512) == [384] * 3
+    assert shares(513, 512) == [288, 288]
+    assert shares(20, 10) == [10, 10]
+    assert shares(3, 1) == [1, 1, 1]
+
+
+def test_1024_environments_and_their_terminal_frames_are_captured_in_the_first_step():
+    ends = np.random.default_rng(0).binomial(1024, 1 / 15, 1000)  # 43 to 95
+    captured = []
+    _, new = replays([1024, *(1024 + ends).tolist()], captured)
+    assert new == [0, 1]
+    assert sorted(captured) == [384, 512]
+
+
+def test_a_small_tail_that_is_a_habit_is_encoded_with_its_batch():
+    counts = [256, 256, *np.random.default_rng(0).integers(265, 282, 100).tolist()]
+    planned, new = replays(counts, [])
+    assert planned[10] == [256, 32]
+    assert planned[-1] == [288]
+    assert max(new) < 25
+
+
+def test_graphs_of_other_batches_do_not_keep_a_habit_from_its_own():
+    planned, _ = replays([1090] * 30, [32, 256, 288])
+    assert planned[0] == [288] * 4
+    assert planned[-1] == [384] * 3
+
+
+@pytest.mark.parametrize("usual", [64, 200, 256, 600, 1024, 2048])
+@pytest.mark.parametrize("seed", range(10))
+def test_three_graphs_are_enough_for_batches_below_and_above_the_chunk(usual, seed):  # check 22
+    captured = []
+    counts = np.random.default_rng(seed).integers(usual, 2 * usual + 1, 2000).tolist()
+    replays([usual, *counts], captured)
+    assert len(captured) <= 3
 
 
 def test_the_programs_precision_is_put_back():

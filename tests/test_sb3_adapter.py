@@ -1,6 +1,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -78,6 +79,49 @@ def test_kept_observations_do_not_change_afterwards():
     second, _, _, _ = venv.step(np.array([0, 1]))
     np.testing.assert_array_equal(first, kept)
     assert not np.shares_memory(first, second)
+
+
+def test_environments_that_make_new_arrays_need_no_copy():
+    made = np.zeros((2, 2), np.float32)
+    env = SyncVectorEnv([make] * 2)
+    env.reset = lambda **_: (made, {})
+    assert SB3VecEnv(env, copy=False).reset() is made
+    assert not np.shares_memory(SB3VecEnv(env).reset(), made)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("copy", [False, True])
+def test_tensors_stay_tensors(mode, copy):
+    def sprites(tensors):
+        venv = SB3VecEnv(
+            gym.make_vec(
+                "envs:GenesisRL/SpriteGoal-v0",
+                num_envs=16,
+                vectorization_mode="vector_entry_point",
+                autoreset_mode=mode,
+                tensors=tensors,
+            ),
+            copy=copy,
+        )
+        venv.seed(0)
+        return venv
+
+    ours, theirs, ends = sprites(True), sprites(False), 0
+    kept = [(ours.reset(), theirs.reset())]
+    for actions in np.random.default_rng(0).integers(0, 4, (20, 16)):
+        mine, reference = ours.step(actions), theirs.step(actions)
+        kept.append((mine[0], reference[0]))
+        np.testing.assert_array_equal(mine[2], reference[2])
+        for a, b in zip(mine[3], reference[3], strict=True):
+            last = [info.pop("terminal_observation", None) for info in (a, b)]
+            assert a == b
+            if last[1] is not None:
+                ends += 1
+                kept.append(tuple(last))
+    for tensor, array in kept:
+        assert isinstance(tensor, torch.Tensor)
+        np.testing.assert_array_equal(tensor.numpy(), array)
+    assert ends > 5
 
 
 def test_learns_with_ppo():

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVecEnvWrapper
+from genesis_rl.wrappers.sb3_adapter import SB3VecEnv
 from toys import Scribble, assert_close, counters, mean_colour, scribbles, tiny_checkpoint
 
 
@@ -45,6 +46,34 @@ def test_the_last_frame_of_an_episode_is_encoded_too():
     for info in infos:
         np.testing.assert_allclose(info["terminal_observation"], 3 / 255, rtol=1e-6)
     np.testing.assert_array_equal(latents, 0)  # already the first frame of the next episode
+
+
+def test_frames_may_be_tensors(checkpoint):
+    def sprites(tensors):
+        env = gym.make_vec(
+            "envs:GenesisRL/SpriteGoal-v0",
+            num_envs=6,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode="SameStep",
+            image_size=GenesisEncoder.from_checkpoint(checkpoint).image_size,
+            tensors=tensors,
+        )
+        venv = GenesisVecEnvWrapper(SB3VecEnv(env, copy=False), checkpoint, device="cpu")
+        venv.seed(0)
+        return venv
+
+    ours, theirs, ends = sprites(True), sprites(False), 0
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    for actions in np.random.default_rng(0).integers(0, 4, (20, 6)):
+        mine, reference = ours.step(actions), theirs.step(actions)
+        np.testing.assert_array_equal(mine[0], reference[0])
+        for a, b in zip(mine[3], reference[3], strict=True):
+            last = [info.pop("terminal_observation", None) for info in (a, b)]
+            ends += last[0] is not None
+            np.testing.assert_array_equal(*last)
+            assert a == b
+    assert ends > 2
+    np.testing.assert_array_equal(ours.render_slots(1), theirs.render_slots(1))
 
 
 @pytest.mark.parametrize(

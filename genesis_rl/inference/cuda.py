@@ -1,7 +1,7 @@
 """The encoder on CUDA: fused kernels, one CUDA graph per batch size, pinned uploads.
 
 A graph replays all of the encoder's kernels at the cost of one launch, but only for the batch size
-that it was captured with. `plan` covers any batch with few sizes.
+that it was captured with. `Planner` covers batch after batch with few sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from genesis_rl.models.slots import SlotModel
 _CHUNK = 512  # 1.6 GB of activations for 64 x 64 pixels and 5 slots in bfloat16
 _MOST_GRAPHS = 12
 _SIGHTINGS = 2  # before a size is worth a graph: capturing costs as much as hundreds of replays
-_REPEATS = 16  # in a row, before a size that other graphs already cover gets its own
+_REPEATS = 16  # in a row, before what other graphs already cover gets its own
+_STEPS = 16  # sizes of equal shares are multiples of this part of a chunk
+_SEVERAL = 3  # graphs, which then have to do for batches that are no habit
 _SPARE = 32 << 20  # bytes that have to be left when a graph is captured
 
 
@@ -72,6 +74,55 @@ def _plan_rest(count: int, base: int, captured: Collection[int]) -> list[int]:
     return [tail] * math.ceil(count / tail)
 
 
+def shares(count: int, chunk: int) -> list[int]:
+    """Returns equal batch sizes, at most `chunk`, that cover `count` images, which are more.
+
+    A chunk's worth and a rest of any size would be slower, and a new size with almost every rest:
+    1,024 frames and 54 to 87 terminal ones are three times 384.
+    """
+    parts = math.ceil(count / chunk)
+    step = max(chunk // _STEPS, 1)
+    size = min(math.ceil(count / parts / step) * step, chunk)
+    return [size] * parts
+
+
+class Planner:
+    """Chooses batch sizes for one call after another; what has become a habit gets its own."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[list[int], Kind] | None = None
+        self._repeats = 0
+
+    def sizes(self, count: int, kind: Kind, captured: Collection[int], chunk: int) -> list[int]:
+        """Returns batch sizes, at most `chunk`, whose replays cover `count` images.
+
+        Args:
+            count: Of the images in this call.
+            kind: Of graph that it needs.
+            captured: Sizes of that kind, which cost nothing.
+            chunk: Most images that fit into memory together.
+        """
+        if count > chunk:
+            wish = shares(count, chunk)
+            sizes = self._share(count, wish, [size for size in captured if size <= chunk])
+        else:
+            sizes = plan(count, captured)
+            # A batch and its small tail are faster as one, if they are always of about that size.
+            together = len(sizes) > 1 and sum(sizes) <= min(1.25 * sizes[0], chunk)
+            wish = [sum(sizes) if together else count]
+        self._repeats = self._repeats + 1 if (wish, kind) == self._latest else 0
+        self._latest = wish, kind
+        return wish if self._repeats >= _REPEATS else sizes
+
+    def _share(self, count: int, wish: list[int], captured: list[int]) -> list[int]:
+        """Returns the shares that were wished for, or others once there are enough graphs."""
+        large = [size for size in captured if size >= wish[0] / 2]
+        if wish[0] in captured or len(captured) < _SEVERAL or not large:
+            return wish
+        best = min(large, key=lambda size: math.ceil(count / size) * size)
+        return [best] * math.ceil(count / best)
+
+
 class CudaRuntime(Runtime):
     """Encodes on one CUDA device.
 
@@ -94,7 +145,7 @@ class CudaRuntime(Runtime):
         self._graphs: OrderedDict[tuple[int, Kind], _Graph] = OrderedDict()
         self._graphs_work = True
         self._sightings: Counter[tuple[int, Kind]] = Counter()
-        self._latest, self._repeats = (0, Kind(torch.uint8, False, False)), 0
+        self._planner = Planner()
         self._staging = _Staging()
         self._lock = threading.Lock()
         with torch.cuda.device(device):
@@ -119,14 +170,12 @@ class CudaRuntime(Runtime):
             self._idle.record(stream)
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def _share(self, count: int) -> int:
+        return count  # the planner keeps to the chunk
+
     def _sizes(self, count: int, kind: Kind) -> list[int]:
-        seen = (count, kind)
-        self._repeats = self._repeats + 1 if seen == self._latest else 0
-        self._latest = seen
         captured = [size for size, other in self._graphs if other == kind]
-        if self._repeats >= _REPEATS and count not in captured:
-            return [count]
-        return plan(count, captured)
+        return self._planner.sizes(count, kind, captured, self.chunk)
 
     def _run(self, size: int, kind: Kind, images: Tensor, noise: Tensor | None) -> Tensor:
         """Encodes up to `size` images, by a graph if that size has earned one."""

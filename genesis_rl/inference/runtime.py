@@ -54,21 +54,25 @@ class Runtime(abc.ABC):
         chunks: list[Tensor] = []
         start = 0
         while start < len(images):
-            part = slice(start, start + self.chunk)
+            part = slice(start, start + self._share(len(images) - start))
             latents = self._attempt(
                 images[part], None if noise is None else noise[part], mask_only=mask_only
             )
             # Here the traceback, which held the tensors of the failed attempt, is gone.
             if latents is None:
-                self._make_room(len(images[part]))
+                self._make_room(min(len(images[part]), self.chunk))
                 continue
             chunks.append(latents)
             start += len(latents)
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
+    def _share(self, count: int) -> int:
+        """How many of so many images `_encode` is given at once."""
+        return self.chunk
+
     @abc.abstractmethod
     def _encode(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor:
-        """Encodes one chunk."""
+        """Encodes what `_share` gives it."""
 
     def _attempt(self, images: Tensor, noise: Tensor | None, *, mask_only: bool) -> Tensor | None:
         try:

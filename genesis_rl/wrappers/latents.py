@@ -232,11 +232,11 @@ class LatentObserver:
 
     def _clipped(self, values: Tensor) -> Tensor:
         bound = self.options.bound
-        outside = ~(values.abs() <= bound)  # NaN is outside, too
-        if outside.any():
+        low, high = torch.stack(torch.aminmax(values)).tolist() if values.numel() else (0, 0)
+        if not (low >= -bound and high <= bound):  # written so that NaN is outside, too
             if values.isnan().any():
                 raise FloatingPointError(f"{self.name}: the encoder returned NaN")
-            clipped = int(outside.sum())
+            clipped = int((values.abs() > bound).sum())
             if self.num_clipped == 0:
                 warnings.warn(
                     f"{self.name} clipped {clipped} of {values.numel()} latent values to "

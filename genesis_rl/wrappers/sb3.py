@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch import Tensor
 
 from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
@@ -103,10 +105,10 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         ended = [i for i, info in enumerate(infos) if "terminal_observation" in info]
         if not ended:
             return self._slot_observer(frames, begins=begins), rewards, dones, infos
-        terminal = np.stack([infos[i]["terminal_observation"] for i in ended])
+        terminal = [infos[i]["terminal_observation"] for i in ended]
         # Terminal frames go first, because an environment's noise is drawn in its frames' order.
         encoded = self._slot_observer(
-            np.concatenate([terminal, frames]),
+            _batch(terminal, frames),
             envs=[*ended, *range(self.num_envs)],
             begins=begins,
             final=len(ended),
@@ -130,6 +132,13 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
     def num_encoded(self) -> int:
         """How many frames were encoded so far."""
         return self._slot_observer.num_encoded
+
+
+def _batch(first: Sequence[Any], frames: Any) -> Any:
+    """Puts single frames before a batch of them."""
+    if isinstance(frames, Tensor):  # of an environment that keeps them on a device
+        return torch.cat([torch.stack(list(first)), frames])
+    return np.concatenate([np.stack(first), frames])
 
 
 def _copy(observation: Observation, index: Any) -> Observation:

@@ -28,6 +28,9 @@ class SB3VecEnv(VecEnv):
     Works with all three autoreset modes: SAME_STEP is what SB3 expects anyway, and in the other
     two the environments that have ended are reset at once, through `options["reset_mask"]`.
 
+    Environments that return torch tensors keep them: SB3 cannot read those, but
+    `GenesisVecEnvWrapper` around this can, and then frames never leave their device.
+
     Example:
         >>> import gymnasium as gym
         >>> venv = SB3VecEnv(gym.make_vec("CartPole-v1", num_envs=3))
@@ -35,9 +38,14 @@ class SB3VecEnv(VecEnv):
         [0, 1, 2]
         >>> venv.reset().shape
         (3, 4)
+
+    Args:
+        env: The environment.
+        copy: Whether arrays of observations are copied. False is for environments that return new
+            ones with each step, as those of `envs` do.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any]):
+    def __init__(self, env: VectorEnv[Any, Any, Any], *, copy: bool = True):
         if not isinstance(env, VectorEnv):
             raise TypeError(
                 f"SB3VecEnv needs a gymnasium.vector.VectorEnv, got {type(env).__name__}; "
@@ -47,22 +55,23 @@ class SB3VecEnv(VecEnv):
             raise TypeError(f"SB3VecEnv needs Box observations, got {env.single_observation_space}")
         self.env: Any = env
         self._same_step = autoreset_mode(env, "SB3VecEnv") == AutoresetMode.SAME_STEP
+        self._copy = copy
         self._actions: np.ndarray | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Any:
         observations, infos = self.env.reset(seed=self._one_seed(), options=self._one_option())
         self.reset_infos = split_infos(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
-        return np.array(observations)  # a copy: the environment may use its buffer again
+        return self._own(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
-        observations, ended = np.array(observations), np.asarray(terminated | truncated)
+        observations, ended = self._own(observations), np.asarray(terminated | truncated)
         if not ended.any():
             split = split_infos(infos, self.num_envs)
         elif self._same_step:
@@ -71,11 +80,11 @@ class SB3VecEnv(VecEnv):
             next_infos = {key: infos[key] for key in infos.keys() - _FINAL}
             split = split_infos(next_infos, self.num_envs)  # the new episode's where one has ended
         else:
-            last, observations = observations, observations.copy()
+            last = dict(zip(np.flatnonzero(ended).tolist(), observations[ended], strict=True))
             final = split_infos(infos, self.num_envs)
             fresh, infos = self.env.reset(options={"reset_mask": ended.copy()})
-            fresh = np.asarray(fresh)
-            if not np.array_equal(fresh[~ended], observations[~ended]):
+            fresh = fresh if _is_tensor(fresh) else np.asarray(fresh)
+            if not bool((fresh[~ended] == observations[~ended]).all()):
                 raise ValueError(
                     f"{self.env} takes no options['reset_mask'], but resets every environment when "
                     "one has ended; make it with autoreset_mode='SameStep' if it has that option, "
@@ -87,9 +96,9 @@ class SB3VecEnv(VecEnv):
                 split[i] = final[i]
         for i in np.flatnonzero(ended).tolist():
             self.reset_infos[i] = split[i]
-            split[i] = {**final[i], "terminal_observation": np.array(last[i])}
-        for i in range(self.num_envs):
-            split[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            split[i] = {**final[i], "terminal_observation": self._own(last[i])}
+        for info, limit in zip(split, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = limit
         return observations, np.asarray(rewards, np.float32), ended, split
 
     def close(self) -> None:
@@ -137,6 +146,12 @@ class SB3VecEnv(VecEnv):
             return [False for _ in self._get_indices(indices)]
         return [is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
 
+    def _own(self, observations: Any) -> Any:
+        """Returns observations that the environment does not write to again."""
+        if not self._copy:
+            return observations
+        return observations.clone() if _is_tensor(observations) else np.array(observations)
+
     def _one_seed(self) -> int | list[int | None] | None:
         """Returns SB3's seeds as one number where that means the same: native ones take no list."""
         first = self._seeds[0]
@@ -148,6 +163,10 @@ class SB3VecEnv(VecEnv):
         if any(options != self._options[0] for options in self._options):
             raise ValueError("a Gymnasium vector environment has one set of options for all")
         return self._options[0] or None
+
+
+def _is_tensor(observations: Any) -> bool:
+    return hasattr(observations, "clone")  # torch itself is not needed here
 
 
 def split_infos(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
