@@ -8,9 +8,10 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from genesis_rl.models.layers import Conv, GatedConv, Readout
+from genesis_rl.models.components import ComponentVae
+from genesis_rl.models.layers import BroadcastDecoder, Conv, GatedConv, Readout
 from genesis_rl.models.masks import Masks
-from pretrain.kernels.elu import elu
+from pretrain.kernels.elu import MOST_SUMS, activated, elu, elu_readout
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
@@ -56,5 +57,14 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.convolve = weighted_sums
         if isinstance(layer, Masks):
             layer.infer_slots, layer.unroll = infer_slots, unroll
+        if isinstance(layer, BroadcastDecoder | ComponentVae):
+            layer.activated = activated
+        if isinstance(layer, BroadcastDecoder) and reads_elu(layer):
+            layer.active_readout = elu_readout
         if isinstance(layer, nn.ELU):
             layer.forward = elu  # type: ignore[assignment, method-assign]
+
+
+def reads_elu(decoder: BroadcastDecoder) -> bool:
+    """Returns whether what a decoder draws are few enough sums of ELUs for `elu_readout`."""
+    return isinstance(decoder.activation, nn.ELU) and decoder.readout.out_channels <= MOST_SUMS
