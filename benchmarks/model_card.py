@@ -128,6 +128,7 @@ def card(
         *([("started from", made["start_from"])] if made.get("start_from") else []),
         ("updates x images", f"{made['steps']:,} x {made['batch_size']}"),
         ("learning rate", made["learning_rate"]),
+        *([("goal, nats per pixel and channel", made["goal"])] if made.get("goal") else []),
         *_averaging(made.get("weight_average", 0.0)),
         ("trained on", f"{made.get('device', 'unknown')}, {made.get('precision', '')}"),
         ("training time", f"{made.get('minutes', 'unknown')} minutes"),

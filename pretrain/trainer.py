@@ -288,6 +288,8 @@ class Trainer:
         }
         if self.config.start_from:
             metadata["start_from"] = self.config.start_from
+        if self.config.objective == "geco":
+            metadata["goal"] = self.config.goal
         save_checkpoint(self.folder / "model", self.engine.averaged_model, metadata=metadata)
 
     def _restore(self) -> None:
