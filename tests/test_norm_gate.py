@@ -154,7 +154,7 @@ def test_torch_finds_the_operation_well_formed(device):
 
 def test_a_model_is_one_graph_around_the_kernels(device):
     torch.manual_seed(0)
-    config = GenesisConfig(num_slots=2, image_size=32, mask_latents=4, component_latents=4, width=2)
+    config = GenesisConfig(num_slots=2, image_size=32, mask_latents=4, component_latents=4, width=4)
     plain = Genesis(config).to(device).train()
     fused = copy.deepcopy(plain)
     use_kernels(fused, device)

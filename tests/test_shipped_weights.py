@@ -23,13 +23,13 @@ def offline(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def test_there_are_weights_for_sprites_and_rooms():
-    assert IDS == ["gqn", "multi_dsprites"]
+def test_there_are_weights_for_sprites_rooms_and_towers():
+    assert IDS == ["gqn", "multi_dsprites", "shapestacks"]
 
 
 @pytest.mark.parametrize(
     ("name", "environment", "slots"),
-    [("multi_dsprites", "SpriteGoal", 5), ("gqn", "RoomReach", 7)],
+    [("multi_dsprites", "SpriteGoal", 5), ("gqn", "RoomReach", 7), ("shapestacks", "StackTower", 9)],
 )
 def test_an_environment_is_seen_through_shipped_weights(name, environment, slots):
     encoder = GenesisEncoder.from_checkpoint(name, device="cpu")
