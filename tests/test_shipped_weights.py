@@ -29,7 +29,11 @@ def test_there_are_weights_for_sprites_rooms_and_towers():
 
 @pytest.mark.parametrize(
     ("name", "environment", "slots"),
-    [("multi_dsprites", "SpriteGoal", 5), ("gqn", "RoomReach", 7), ("shapestacks", "StackTower", 9)],
+    [
+        ("multi_dsprites", "SpriteGoal", 5),
+        ("gqn", "RoomReach", 7),
+        ("shapestacks", "StackTower", 9),
+    ],
 )
 def test_an_environment_is_seen_through_shipped_weights(name, environment, slots):
     encoder = GenesisEncoder.from_checkpoint(name, device="cpu")
