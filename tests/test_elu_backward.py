@@ -4,8 +4,6 @@ On a GPU the kernels themselves run; elsewhere, if Triton is there, its interpre
 """
 
 import copy
-import os
-import subprocess
 import sys
 
 import pytest
@@ -14,28 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from genesis_rl.models.components import Components, ComponentVae
+from on_triton import run_in_interpreter, starts_the_interpreter, triton_device
 from pretrain.kernels import use_kernels
 from pretrain.kernels.elu import bias_elu, elu_backward, elu_readout, elu_readout_backward
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # must be set before Triton is imported
 
 
 @pytest.fixture
 def device() -> torch.device:
-    if not INTERPRETED and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device or TRITON_INTERPRET=1")
-    pytest.importorskip("triton")
-    return torch.device("cpu" if INTERPRETED else "cuda")
+    return triton_device()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is what starts the interpreter")
+@starts_the_interpreter
 def test_the_kernels_agree_in_the_interpreter():
-    pytest.importorskip("triton")
-    run_here = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(run_here, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert "failed" not in result.stdout
+    run_in_interpreter(__file__)
 
 
 def draw(*shape, device, seed=0):

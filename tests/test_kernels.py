@@ -6,8 +6,6 @@ same is compared in test_raycast.py and test_inference.py.
 """
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,21 +13,17 @@ import torch
 
 from envs.raycast import Renderer
 from envs.solids import SOLIDS
+from on_triton import INTERPRETED, run_in_interpreter, starts_the_interpreter
 from test_raycast import GREEN, NOISE, PLAIN, looking, rooms, scene, towers
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 here = pytest.mark.skipif(not INTERPRETED, reason="runs in test_the_kernels_agree...")
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is what starts the interpreter")
+@starts_the_interpreter
 def test_the_kernels_agree_in_the_interpreter():
-    pytest.importorskip("triton")
     folder = os.path.dirname(__file__)
     encoder = os.path.join(folder, "test_inference.py::test_kernels_equal_their_definition")
-    run = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__, encoder]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(run, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-4000:]
+    run_in_interpreter(__file__, encoder)
 
 
 @pytest.fixture

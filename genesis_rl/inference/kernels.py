@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from genesis_rl.inference.layers import PlainOperations, as_rows
+
 _ELEMENTS = 2048  # per program: 128 threads, each with two loads of 16 bytes in bfloat16
 
 
@@ -26,46 +28,46 @@ class KernelOperations:
     def pixels(self, images: Tensor, white: Tensor, dtype: torch.dtype) -> Tensor:
         """Of uint8: division and rounding in one pass."""
         if images.dtype != torch.uint8:
-            return images.float().to(dtype).contiguous(memory_format=torch.channels_last)
-        rows = _rows(images)
+            return PlainOperations().pixels(images, white, dtype)
+        rows = as_rows(images)
         out = torch.empty_like(rows, dtype=dtype)
         _pixels[(triton.cdiv(rows.numel(), 1024),)](rows, white, out, rows.numel(), BLOCK=1024)
         return out.permute(0, 3, 1, 2)
 
     def gate(self, x: Tensor, bias: Tensor, *, phases: bool = False) -> Tensor:
         """Bias and gated linear unit; corners of squares are read from where they are."""
-        rows = _rows(x)
+        rows = as_rows(x)
         count, height, width, channels = rows.shape
         if phases:
             height, width, channels = 2 * height, 2 * width, channels // 4
         rows = rows.view(count, height, width, channels)  # in number: not yet in this order
         out = rows.new_empty(count, height, width, channels // 2)
-        grid, sizes = _launch(rows, channels // 2)
+        pixels, tiles, sizes = cut(rows, channels // 2, _ELEMENTS)
         across = width if phases else 0
-        _gate[grid](rows, bias, out, rows.numel() // channels, ACROSS=across, **sizes)
+        _gate[(tiles,)](rows, bias, out, pixels, ACROSS=across, **sizes)
         return out.permute(0, 3, 1, 2)
 
     def gate_to_logit(self, x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
         """Bias, gated linear unit, 1x1 convolution: the gated image is never written."""
-        rows = _rows(x)
+        rows = as_rows(x)
         *shape, channels = rows.shape
         out = rows.new_empty(shape, dtype=torch.float32)
-        grid, sizes = _launch(rows, channels // 2)
-        _gate_to_logit[grid](rows, bias, weight, offset, out, out.numel(), **sizes)
+        pixels, tiles, sizes = cut(rows, channels // 2, _ELEMENTS)
+        _gate_to_logit[(tiles,)](rows, bias, weight, offset, out, pixels, **sizes)
         return out
 
     def elu(self, x: Tensor, bias: Tensor) -> Tensor:
         """Bias and ELU."""
-        rows = _rows(x)
+        rows = as_rows(x)
         out = torch.empty_like(rows)
-        grid, sizes = _launch(rows, rows.shape[-1])
-        _elu[grid](rows, bias, out, rows.numel() // rows.shape[-1], **sizes)
+        pixels, tiles, sizes = cut(rows, rows.shape[-1], _ELEMENTS)
+        _elu[(tiles,)](rows, bias, out, pixels, **sizes)
         return out.permute(0, 3, 1, 2)
 
     def slot_images(self, logits: Tensor, images: Tensor) -> Tensor:
         """Stick breaking and concatenation: no log mask is written twice."""
         count, breaks, height, width = logits.shape
-        rows = _rows(images)
+        rows = as_rows(images)
         out = rows.new_empty(count * (breaks + 1), height, width, 4)
         pixels, block = height * width, 256
         grid = (triton.cdiv(count * pixels, block),)
@@ -76,17 +78,18 @@ class KernelOperations:
         return out.permute(0, 3, 1, 2)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """`[N, C, H, W]` as `[N, H, W, C]`; a copy only if it was not channels-last."""
-    return x.permute(0, 2, 3, 1).contiguous()
+def cut(rows: Tensor, channels: int, elements: int) -> tuple[int, int, dict[str, int]]:
+    """Returns how many rows and tiles there are, and the sizes of a tile.
 
-
-def _launch(rows: Tensor, channels: int) -> tuple[tuple[int], dict[str, int]]:
-    """Returns the grid and the sizes with which a program handles about `_ELEMENTS` outputs."""
+    Args:
+        rows: `[..., channels of a row]`.
+        channels: Of a tile.
+        elements: About as many as a tile is to have.
+    """
     padded = triton.next_power_of_2(channels)
-    block = max(_ELEMENTS // padded, 1)
+    block = max(elements // padded, 1)
     count = rows.numel() // rows.shape[-1]
-    return (triton.cdiv(count, block),), {"C": channels, "PADDED": padded, "BLOCK": block}
+    return count, triton.cdiv(count, block), {"C": channels, "PADDED": padded, "BLOCK": block}
 
 
 @triton.jit

@@ -110,6 +110,11 @@ def unit_scale(images: Tensor, white: Tensor) -> Tensor:
     return x / white if images.dtype == torch.uint8 else x
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """`[N, C, H, W]` as rows of channels, `[N, H, W, C]`; a copy only if not channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
 class LeanConv(nn.Module):
     """A convolution that leaves its bias to the operation after it, if that wants to add it.
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genesis_rl.inference.layers import as_rows
 from genesis_rl.models.layers import Conv
 from pretrain.kernels.readout import sums_by, weighted_sums
 
@@ -105,7 +106,7 @@ def elu_backward(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     from pretrain.kernels import elu_passes as passes  # needs Triton, so only where it runs
 
-    of_x, of_bias = passes.elu_backward(_pixels(upstream), _pixels(y))
+    of_x, of_bias = passes.elu_backward(as_rows(upstream), as_rows(y))
     return of_x.permute(0, 3, 1, 2), of_bias
 
 
@@ -123,13 +124,8 @@ def elu_readout_backward(
     from pretrain.kernels import elu_passes as passes
 
     flat = weight.flatten(start_dim=1).contiguous()
-    of_x, sums = passes.elu_readout_backward(upstream, _pixels(x), bias, flat)
+    of_x, sums = passes.elu_readout_backward(upstream, as_rows(x), bias, flat)
     return of_x.permute(0, 3, 1, 2), sums
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """`[B, C, H, W]` as `[B, H, W, C]`; a copy only if it was not channels-last."""
-    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _like_pixels(x: Tensor) -> Tensor:

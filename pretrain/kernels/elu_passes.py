@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from genesis_rl.inference.kernels import cut
 from pretrain.kernels import elu_triton as kernels
 
 _ELEMENTS = 2048  # in a tile
@@ -75,12 +76,8 @@ def _combined(partial: Tensor) -> Tensor:
 
 def _tiles(x: Tensor) -> tuple[int, int, int, dict[str, int]]:
     """Returns rows and tiles of x, the programs that share them, and the sizes of a tile."""
-    channels = x.shape[-1]
-    padded = triton.next_power_of_2(channels)
-    block = max(_ELEMENTS // padded, 1)
-    rows = x.numel() // channels
-    tiles = triton.cdiv(rows, block)
+    rows, tiles, sizes = cut(x, x.shape[-1], _ELEMENTS)
     programs = min(tiles, _PROGRAMS)
-    sizes = {"C": channels, "PADDED": padded, "BLOCK": block, "STAGES": _STAGES}
-    sizes |= {"ROUNDS": triton.cdiv(tiles, programs), "num_warps": _WARPS}
+    rounds = triton.cdiv(tiles, programs)
+    sizes |= {"STAGES": _STAGES, "ROUNDS": rounds, "num_warps": _WARPS}
     return rows, tiles, programs, sizes

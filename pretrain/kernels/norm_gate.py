@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genesis_rl.inference.layers import as_rows
+
 
 def batch_norm_gate(x: Tensor, norm: nn.BatchNorm2d, bias: Tensor) -> Tensor:
     """Returns `glu(norm(x + bias))` in training mode: `[B, 2 C, H, W]` -> `[B, C, H, W]`.
@@ -36,7 +38,7 @@ def norm_gate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tens
     """Returns the gated image, and mean and (biased) variance of each of x's channels."""
     from pretrain.kernels import norm_gate_passes as passes  # needs Triton, so only where it runs
 
-    pixels = _pixels(x)
+    pixels = as_rows(x)
     mean, variance = passes.moments(pixels)
     gated = passes.gate(pixels, mean, variance, scale, shift, eps)
     return gated.permute(0, 3, 1, 2), mean, variance
@@ -56,13 +58,8 @@ def norm_gate_backward(
     from pretrain.kernels import norm_gate_passes as passes
 
     parameters = (mean, variance, scale, shift, eps)
-    of_x, of_scale, of_shift = passes.gate_backward(_pixels(upstream), _pixels(x), *parameters)
+    of_x, of_scale, of_shift = passes.gate_backward(as_rows(upstream), as_rows(x), *parameters)
     return of_x.permute(0, 3, 1, 2), of_scale, of_shift
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """`[B, C, H, W]` as `[B, H, W, C]`; a copy only if it was not channels-last."""
-    return x.permute(0, 2, 3, 1).contiguous()
 
 
 @norm_gate.register_fake

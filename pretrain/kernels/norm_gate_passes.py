@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from genesis_rl.inference.kernels import cut
 from pretrain.kernels import norm_gate_triton as kernels
 
 _ELEMENTS = 2048  # in a tile
@@ -98,8 +99,5 @@ def gate_backward(
 
 def _tiles(x: Tensor, channels: int) -> tuple[int, int, dict[str, int]]:
     """Returns rows and tiles of x, and the sizes of a tile of so many channels."""
-    padded = triton.next_power_of_2(channels)
-    block = max(_ELEMENTS // padded, 1)
-    rows = x.numel() // x.shape[-1]
-    sizes = {"C": channels, "PADDED": padded, "BLOCK": block, "STAGES": _STAGES}
-    return rows, triton.cdiv(rows, block), sizes | {"num_warps": _WARPS}
+    rows, tiles, sizes = cut(x, channels, _ELEMENTS)
+    return rows, tiles, sizes | {"STAGES": _STAGES, "num_warps": _WARPS}
