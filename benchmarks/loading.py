@@ -74,10 +74,11 @@ def batch_row(images: Tensor, batch_size: int, device: torch.device, seconds: fl
     import torch
 
     from benchmarks.timing import time_calls
+    from genesis_rl.losses.geco import BetaWarmup
     from pretrain.engine import Engine
 
-    model, objective = torch.nn.Linear(1, 1).to(device), torch.nn.Identity()
-    engine = Engine(model, objective, images, batch_size=batch_size)
+    model = torch.nn.Linear(1, 1).to(device)
+    engine = Engine(model, BetaWarmup(), images, batch_size=batch_size)
     interval = time_calls(engine.batch, device, seconds=seconds).interval
     return {
         "what": f"batches of {batch_size}",

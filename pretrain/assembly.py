@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genesis_rl.checkpoint import MODELS, load_checkpoint
-from genesis_rl.losses.geco import BetaWarmup, Geco
+from genesis_rl.losses.geco import BetaWarmup, Geco, Objective
 from genesis_rl.losses.mixture import LIKELIHOODS, Likelihood
 from genesis_rl.models.layers import full_precision
 from genesis_rl.models.slots import Inference, SlotModel
@@ -204,7 +204,7 @@ def _measure_by(
     return replace(output, error=error)
 
 
-def build_objective(config: Config) -> nn.Module:
+def build_objective(config: Config) -> Objective:
     """Returns what turns error and KL into a loss."""
     if config.objective == "beta":
         return BetaWarmup(config.beta, warmup_steps=round(config.beta_warmup * config.steps))

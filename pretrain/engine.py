@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from genesis_rl.losses.geco import Objective
 from pretrain.average import WeightAverage
 from pretrain.evaluation import to_float
 from pretrain.kernels import use_kernels
@@ -63,7 +64,7 @@ class Engine:
     def __init__(
         self,
         model: Any,
-        objective: Any,
+        objective: Objective,
         images: Tensor,
         *,
         batch_size: int,
