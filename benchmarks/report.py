@@ -16,6 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks import cost_growth
 from benchmarks.common import RESULTS, ROOT, read_lines, run_cli
 from benchmarks.report_markdown import Line, commands, newest, origin, section
 
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "RESULTS.md")
     parser.add_argument("--check", action="store_true", help="only fail if RESULTS.md is stale")
     args = parser.parse_args(argv)
+    if not args.check:
+        growth = args.results_dir / "cost_growth.jsonl"
+        cost_growth.draw(read_lines(growth), growth.with_suffix(".png"))
     text = render(args.results_dir)
     if args.check:
         if not args.out.exists() or args.out.read_text(encoding="utf-8") != text:
@@ -87,6 +91,7 @@ def render(folder: Path) -> str:
         "slot_identity": report_speed.identity_section(lines("slot_identity")),
         "throughput": report_speed.throughput_section(lines("throughput")),
         "training_speed": report_speed.training_section(lines("training_speed")),
+        "cost_growth": report_speed.growth_section(lines("cost_growth")),
         "loading": report_speed.loading_section(lines("loading")),
         "render": report_speed.render_section(lines("render")),
         "reading": report_speed.reading_section(lines("reading")),

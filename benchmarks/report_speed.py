@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.cost_growth import ms_per_image, newest_rows, point_of
 from benchmarks.report_markdown import Line, commands, newest, origin, section
 
 # What (environments by their names), device, K, batch, unit, and the figures of others and bars, on
@@ -136,6 +137,24 @@ def training_section(lines: Sequence[Line]) -> str:
     missing = [command.format(k) for k in (5, 7, 9) if k not in kinds]
     used = [line for _, line in measured.values()]
     return section("Training", head, rows, commands(used, missing))
+
+
+def growth_section(lines: Sequence[Line]) -> str:
+    """Returns what slots, batch and image size cost, one at a time: of each device, the newest."""
+    measured = [pair for device in ("cuda", "cpu") for pair in newest_rows(lines, device).values()]
+    rows = [[*map(str, point_of(row)), *_growth(row), origin(line)] for row, line in measured]
+    head = ["what", "K", "images at a time", "pixels", "ms an image", "images/s"]
+    head += ["GFLOP an image", "of arithmetic floor", "peak memory, MB", "from"]
+    missing = [] if measured else ["python -m benchmarks.cost_growth"]
+    return section("Cost growth", head, rows, commands([line for _, line in measured], missing))
+
+
+def _growth(row: Line) -> list[str]:
+    if "left_out" in row:
+        return [str(row["left_out"]), "", "", "", ""]
+    ms = ms_per_image(row)
+    cells = [f"{ms:.4g}", f"{1e3 / ms:,.1f}", f"{row['gflop']:.2f}"]
+    return [*cells, f"{row['of_floor']:.1%}", f"{row['peak_memory_mb']:,.0f}"]
 
 
 def loading_section(lines: Sequence[Line]) -> str:

@@ -92,15 +92,17 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
 
 
 @contextmanager
-def checkpoint_or_untrained(checkpoint: str | None, slots: int) -> Iterator[str]:
-    """Yields the checkpoint, or an untrained GENESIS of full size: speed ignores the weights."""
+def checkpoint_or_untrained(
+    checkpoint: str | None, slots: int, image_size: int = 64
+) -> Iterator[str]:
+    """Yields the checkpoint, or an untrained GENESIS of full width: speed ignores the weights."""
     if checkpoint is not None:
         yield checkpoint
         return
     from genesis_rl import Genesis, GenesisConfig, save_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
-        model = Genesis(GenesisConfig(num_slots=slots))
+        model = Genesis(GenesisConfig(num_slots=slots, image_size=image_size))
         yield str(save_checkpoint(Path(folder) / "untrained", model))
 
 
@@ -303,8 +305,9 @@ def speed_row(
 
 
 def floor_of(clock: AgainstPeak, flops: int, batch: int) -> Row:
-    """Returns what a row says about its arithmetic, for FLOP per image."""
+    """Returns what a row says about its arithmetic, for FLOP per image, and about its memory."""
     return {
+        "peak_memory_mb": round(clock.memory_mb, 1),
         "latency_ms": round(clock.timing.latency * 1e3, 4),
         "gflop": round(flops / 1e9, 4),  # per image
         "matrix_tflops": round(clock.peak / 1e12, 4),

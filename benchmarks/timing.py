@@ -6,9 +6,12 @@ on the device or by a wall clock that waits for the device, never by how fast ca
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +36,7 @@ class AgainstPeak(NamedTuple):
     timing: Timing
     peak: float  # median over rounds
     forgone: float  # FLOP that the product would have done in one call; median over rounds
+    memory_mb: float  # `peak_memory_mb` of the calls, before the product took its share
 
 
 def time_calls(
@@ -74,6 +78,8 @@ def time_against_peak(
         rounds: How many turns are taken, and how many medians are over.
         side: Rows of the product's matrices; None takes those of MATRIX_SIDE.
     """
+    calls = _warm_up(call, device, seconds / rounds)
+    memory = peak_memory_mb(device)
     side = side or MATRIX_SIDE[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -82,7 +88,6 @@ def time_against_peak(
     def product() -> None:
         torch.mm(a, b, out=out)
 
-    calls = _warm_up(call, device, seconds / rounds)
     with precision_of(precision):
         products = _warm_up(product, device, 0.1)
     peaks, intervals = [], []
@@ -94,6 +99,7 @@ def time_against_peak(
         timing=Timing(_latency(call, device, calls * rounds), statistics.median(intervals)),
         peak=statistics.median(peaks),
         forgone=statistics.median(p * i for p, i in zip(peaks, intervals, strict=True)),
+        memory_mb=memory,
     )
 
 
@@ -111,13 +117,21 @@ def synchronise(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forgets the peak, so that the next one belongs to what follows."""
+    """Forgets the peak and frees what nobody holds, so that the next one belongs to what follows.
+
+    A CUDA graph claims its memory while it is captured, so a reset after that would not see it.
+    """
+    gc.collect()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux: the peak of resident memory starts from what there is now
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Returns the peak of CUDA memory since the reset, or of the whole process on a CPU."""
+    """Returns the peak since the reset: of CUDA memory, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource

@@ -4,7 +4,6 @@ Each row is a GENESIS of full size on its own, trained as `pretrain/run.py` trai
 `--profile` the kernels of a step follow, longest first.
 
     python -m benchmarks.training_speed --device cuda --slots 5 7 9 --fused off on --profile
-    python -m benchmarks.training_speed --device cuda --slots 3 5 7 9 --picture cost.png
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME=VALUE",
         help="of torch's compiler, to try",
     )
-    parser.add_argument("--picture", type=Path, help="draw how the cost grows")
     parser.add_argument("--top", type=positive_int, default=30, help="kernels to name")
     args = parser.parse_args(argv)
     measure(args, argv)
@@ -73,44 +71,9 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
         print(describe(row), flush=True)
         if args.profile:
             row["families"] = print_profile(engine.step, device, row["ms"], top=args.top)
-    if args.picture:
-        draw_cost(rows, args.picture)
     save_result(
         "training_speed", {"rows": rows}, device=device, seed=0, folder=args.results_dir, argv=argv
     )
-
-
-def varied(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Returns, for each axis that was varied, the rows that differ from the first in it alone."""
-    axes = ("slots", "batch", "image_size")
-    found = {}
-    for axis in axes:
-        others = [name for name in axes if name != axis]
-        line = [row for row in rows if all(row[name] == rows[0][name] for name in others)]
-        if len({row[axis] for row in line}) > 1:
-            found[axis] = line
-    return found
-
-
-def draw_cost(rows: Sequence[Row], picture: Path) -> None:
-    """Draws milliseconds a step over slots, batch and image size.
-
-    Raises:
-        ValueError: The rows do not differ in any of them.
-    """
-    from benchmarks.plots import new_figure, save_figure
-
-    if not (lines := varied(rows)):
-        raise ValueError("a picture needs several --slots, --batches or --image-sizes")
-    names = {"slots": "slots", "batch": "images a step", "image_size": "side of an image, pixels"}
-    figure = new_figure(3.2 * len(lines), 3)
-    for axes, (axis, line) in zip(
-        figure.subplots(1, len(lines), squeeze=False).flat, lines.items(), strict=True
-    ):
-        axes.plot([row[axis] for row in line], [row["ms"] for row in line], marker="o")
-        axes.set(xlabel=names[axis], ylabel="ms a step", ylim=(0, None))
-        axes.grid(alpha=0.3)
-    save_figure(figure, picture)
 
 
 def set_up_compiler(settings: Sequence[str]) -> None:
@@ -137,6 +100,8 @@ def build_engine(config: Config, device: torch.device) -> Engine:
     from pretrain.engine import Engine
 
     set_up_torch(config, device)
+    if device.type == "cuda":
+        torch.compiler.reset()  # or dynamo counts all engines as one that keeps changing
     torch.manual_seed(0)
     batch, size = config.batch_size, config.image_size
     return Engine(
@@ -156,12 +121,12 @@ def train_row(
     """Times whole training steps, of that engine if one is given."""
     from benchmarks import timing
 
+    timing.reset_peak_memory(device)
     engine = engine or build_engine(config, device)
     began = time.perf_counter()
     engine.prepare()
     timing.synchronise(device)
     preparation = time.perf_counter() - began
-    timing.reset_peak_memory(device)
     used, batch = resolve_precision(config.precision, device), config.batch_size
     clock = timing.time_against_peak(engine.step, device, used, seconds=seconds)
     return {

@@ -33,7 +33,7 @@ def test_a_round_is_as_long_as_its_calls(monkeypatch):
 
 def test_the_share_of_the_floor_is_arithmetic():
     # 4 images of 3 GFLOP in 2 s, in which the device could have done 24 TFLOP.
-    clock = timing.AgainstPeak(timing.Timing(2.5, 2.0), peak=12e12, forgone=24e12)
+    clock = timing.AgainstPeak(timing.Timing(2.5, 2.0), peak=12e12, forgone=24e12, memory_mb=300.0)
     row = {
         **throughput.speed_row("encode", 4, "fp32", CPU, 2.0),
         **throughput.floor_of(clock, 3 * 10**9, 4),
@@ -42,6 +42,7 @@ def test_the_share_of_the_floor_is_arithmetic():
     assert row["ms"] == 2000.0
     assert row["latency_ms"] == 2500.0
     assert row["gflop"] == 3.0
+    assert row["peak_memory_mb"] == 300.0
     assert row["of_floor"] == pytest.approx(0.0005)
     assert (
         throughput.speed_row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0

@@ -60,23 +60,6 @@ def test_the_command_prints_speed_and_profile_and_saves_both(tmp_path, capsys, m
     assert (tmp_path / "training_speed.jsonl").exists()
 
 
-def test_what_a_step_costs_is_drawn_along_every_axis_that_was_varied(tmp_path):
-    axes = [(5, 32, 64), (7, 32, 64), (5, 64, 64), (5, 32, 128)]
-    rows = [{"slots": k, "batch": b, "image_size": s, "ms": 5.0 * k} for k, b, s in axes]
-    assert training_speed.varied(rows) == {
-        "slots": [rows[0], rows[1]],
-        "batch": [rows[0], rows[2]],
-        "image_size": [rows[0], rows[3]],
-    }
-    training_speed.draw_cost(rows, tmp_path / "cost.png")
-    assert (tmp_path / "cost.png").stat().st_size > 0
-
-
-def test_nothing_varied_is_nothing_to_draw(tmp_path):
-    with pytest.raises(ValueError, match="several --slots, --batches or --image-sizes"):
-        training_speed.draw_cost([{"slots": 5, "batch": 32, "image_size": 64}], tmp_path / "a.png")
-
-
 def test_settings_of_the_compiler_are_applied_or_refused_in_one_line():
     from torch._inductor import config
 
