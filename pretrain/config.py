@@ -78,8 +78,8 @@ class Config:
         device: auto takes CUDA where there is one.
         precision: Of convolutions; losses are always float32. auto: bf16 on CUDA, fp32 on CPU.
         compile: torch.compile and one CUDA graph for the whole step. auto: on CUDA only.
-        fused: Own kernels for batch norm and gate on CUDA: the same numbers up to rounding. auto:
-            where Triton is.
+        fused: Own kernels for batch norm, gate, Adam and more on CUDA: the same numbers up to
+            rounding. auto: where Triton is.
         deterministic: Bitwise repeatable on CUDA too, at a price in speed.
         log_every: Steps between lines of metrics.
         validate_every: Steps between validations; 0 for none.

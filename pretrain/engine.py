@@ -10,7 +10,7 @@ Shapes: N training images, B images a step, K slots, D latents a slot.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from genesis_rl.losses.geco import Objective
-from pretrain.average import WeightAverage
 from pretrain.evaluation import to_float
-from pretrain.kernels import use_kernels
+from pretrain.kernels import one_pass_update, use_kernels
 from pretrain.ranks import Ranks
 from pretrain.readings import SKIPPED, Readings, judge, new_book, read_book
+from pretrain.update import Update
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -56,8 +56,8 @@ class Engine:
         precision: Of the convolutions on CUDA; the losses are float32.
         compile: Whether to compile the forward and backward pass and, on CUDA, to replay the whole
             step as a graph. Where that is impossible a warning says so and training is eager.
-        fused: Whether normalisation and gate run on kernels of our own, which need CUDA: the same
-            numbers up to rounding.
+        fused: Whether normalisation, gate, Adam and more run on kernels of our own, which need
+            CUDA: the same numbers up to rounding.
         ranks: The processes that train this model.
     """
 
@@ -96,23 +96,13 @@ class Engine:
         for parameter in self._parameters:
             if parameter.dim() == 4:  # convolutions find their weights laid out like their images
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        cuda = self.device.type == "cuda"
         # A tensor, because a captured graph would keep a number for ever.
         self.learning_rate = torch.tensor(learning_rate, device=self.device)
         self._schedule = schedule
         self._rate = self.learning_rate.clone() if schedule else self.learning_rate
-        self.optimizer = torch.optim.Adam(
-            self._parameters, lr=self._rate, betas=betas, fused=True, capturable=cuda
+        self.update = (one_pass_update() if fused else Update)(
+            model, self._parameters, self._rate, betas=betas, clip=clip, average=average
         )
-        # Adam skips the update, its step count included, where this is one: GradScaler's mechanism.
-        self._skip = torch.ones((), device=self.device)
-        self.optimizer.found_inf = self._skip  # type: ignore[attr-defined]
-        self._clip = clip
-        self._excess = torch.ones((), device=self.device)  # of the gradient's norm over `clip`
-        if clip:  # the other half of that mechanism: Adam divides gradients by it
-            self.optimizer.grad_scale = self._excess  # type: ignore[attr-defined]
-        self._make_optimizer_state()
-        self._average = WeightAverage(model, average) if average else None
 
         buffers = _state_buffers(model)
         self._statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -135,7 +125,8 @@ class Engine:
     @property
     def averaged_model(self) -> Any:
         """The model to judge and to keep: of averaged weights, in eval mode, if there is one."""
-        return self.model if self._average is None else self._average.model
+        average = self.update.average
+        return self.model if average is None else average.model
 
     def prepare(self) -> None:
         """Compiles and captures the step, if that was asked for; the training state stays put."""
@@ -176,13 +167,11 @@ class Engine:
             "steps_done": self.steps_done,
             "model": _detached(self.model.state_dict()),
             "objective": _detached(self.objective.state_dict()),
-            "optimizer": [_detached(self.optimizer.state[p]) for p in self._parameters],
             "learning_rate": self.learning_rate.item(),
             "book": self._book.cpu().clone(),
             "rng_cpu": torch.get_rng_state(),
         }
-        if self._average is not None:
-            state["average"] = _detached(self._average.state_dict())
+        state |= _detached(self.update.state_dict())
         if self.device.type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
@@ -191,12 +180,8 @@ class Engine:
         """Goes back, or on, to a saved state; in place, so that a captured graph stays valid."""
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
-        for parameter, saved in zip(self._parameters, state["optimizer"], strict=True):
-            for name, value in self.optimizer.state[parameter].items():
-                value.copy_(saved[name])
+        self.update.load_state_dict(state)
         self.learning_rate.fill_(state["learning_rate"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
         self._book.copy_(state["book"])
         torch.set_rng_state(state["rng_cpu"])
         if self.device.type == "cuda" and "rng_cuda" in state:
@@ -212,18 +197,15 @@ class Engine:
     def _step(self) -> None:
         before = torch.cat(self._buffers) if self._buffers else None
         loss, error, kl = self._losses(self._noise())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         error, kl = self._average_ranks(error, kl)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        good = self._verdict(torch.stack(torch._foreach_norm(gradients)), error, kl)
-        self.optimizer.step()
+        good = self._verdict(self.update.norms(), error, kl)
         if before is not None:
             kept = torch.where(good, torch.cat(self._buffers), before)
             sizes = [buffer.numel() for buffer in self._buffers]
             torch._foreach_copy_(self._buffers, list(kept.split(sizes)))
-        if self._average is not None:
-            self._average.follow(good)
+        self.update.apply()
         self._position.add_(1)
 
     def _noise(self) -> Tensor:
@@ -260,25 +242,16 @@ class Engine:
         """Notes a step and, if it counts, moves the objective; returns whether it counts.
 
         Args:
-            norms: Of each parameter's gradient.
+            norms: Of parts of the gradient.
             error: Mean over all images of the step.
             kl: Likewise.
         """
         norm, loss = norms.norm(), self.objective.loss(error, kl)
-        good, skip, book = judge(norm, loss, error, kl, self._book)
+        good, book = judge(norm, loss, error, kl, self._book)
         self.objective.update(error, good)
-        self._skip.copy_(skip)
-        if self._clip:
-            self._excess.copy_((norm / self._clip).clamp(min=1.0))
+        self.update.decide(good, norm)
         self._book.copy_(book)
         return good
-
-    def _make_optimizer_state(self) -> None:
-        """Adam makes its state at its first step; one that it is told to skip changes nothing."""
-        for parameter in self._parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _run_eagerly(self) -> None:
         self._losses: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] = self._eager_losses
@@ -339,10 +312,11 @@ class Engine:
                 self._step()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         torch.cuda.synchronize(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             self._step()
+        self.update.captured()
         self._graph = graph
 
 
@@ -358,5 +332,10 @@ def _state_buffers(module: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in module.named_buffers() if name in names]
 
 
-def _detached(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+def _detached(state: Any) -> Any:
+    """A copy on the CPU of tensors in dictionaries and lists."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu().clone()
+    if isinstance(state, Mapping):
+        return {name: _detached(value) for name, value in state.items()}
+    return [_detached(value) for value in state]

@@ -65,7 +65,7 @@ def read_book(book: Tensor, *, beta: float) -> Readings:
 
 def judge(
     norm: Tensor, loss: Tensor, error: Tensor, kl: Tensor, book: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Decides whether a step counts.
 
     Args:
@@ -76,7 +76,7 @@ def judge(
         book: What was noted of the steps before.
 
     Returns:
-        Whether the step counts; 1.0 if Adam has to skip it, else 0.0; the book with this step.
+        Whether the step counts, and the book with this step.
     """
     good = torch.isfinite(norm) & torch.isfinite(loss)
     now = torch.stack([loss, error, kl, error, kl, norm, torch.ones_like(loss)]).double()
@@ -86,4 +86,4 @@ def judge(
     skipped = [book[:SKIPPED], book[SKIPPED:_IN_A_ROW] + 1, in_a_row]
     skipped.append(torch.maximum(book[_LONGEST:], in_a_row))
     noted = torch.where(good, torch.cat(counted), torch.cat(skipped))
-    return good, (~good).float(), noted
+    return good, noted

@@ -127,7 +127,7 @@ def test_rmsprop_is_adam_without_momentum_once_its_average_has_warmed_up():
 
 def test_an_engine_steps_by_the_optimiser_asked_for():
     config = build(TINY | {"model": "monet", "optimiser": "rmsprop"})
-    assert engine_of(config).optimizer.param_groups[0]["betas"] == (0.0, 0.99)
+    assert engine_of(config).update.optimizer.param_groups[0]["betas"] == (0.0, 0.99)
 
 
 @pytest.mark.parametrize(

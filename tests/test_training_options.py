@@ -130,7 +130,7 @@ def test_a_halved_learning_rate_stays_halved_under_a_schedule():
     engine = make(schedule=lambda step: 0.5)
     engine.learning_rate.mul_(0.5)  # as after a roll-back
     engine.step()
-    assert engine.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.25e-3)
+    assert engine.update.optimizer.param_groups[0]["lr"].item() == pytest.approx(0.25e-3)
 
 
 @pytest.mark.parametrize("device", CPU_AND_CUDA)

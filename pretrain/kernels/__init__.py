@@ -16,6 +16,7 @@ from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import paired
 from pretrain.kernels.readout import weighted_sums
 from pretrain.kernels.recurrence import infer_slots, unroll
+from pretrain.update import Update
 
 
 def why_not(device: torch.device) -> str:
@@ -63,6 +64,13 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.active_readout = elu_readout
         if isinstance(layer, nn.ELU):
             layer.forward = elu  # type: ignore[assignment, method-assign]
+
+
+def one_pass_update() -> type[Update]:
+    """Returns what updates weights by a kernel of our own, wherever `use_kernels` can."""
+    from pretrain.kernels.update import OnePassUpdate  # needs Triton
+
+    return OnePassUpdate
 
 
 def reads_elu(decoder: BroadcastDecoder) -> bool:
