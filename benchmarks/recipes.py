@@ -4,10 +4,13 @@ Protocol: the runs of a study differ from its baseline in one setting or a few. 
 where all of them have been: at equal steps, or with `--by minutes` at equal time on the device
 (training, validation and saving; not start-up and compilation). A score is that of the last
 validation until then. Runs that differ in nothing but the seed are one recipe: mean +- deviation.
+Where baseline and recipe both have several seeds, a second table asks whether seeds alone explain
+what they differ by: means, and the interval (95 %, Student's, spread pooled) of their difference.
 
     python -m pretrain.many --gpus 4 --out runs/recipes multi_dsprites_recipes
     python -m benchmarks.recipes runs/recipes --picture benchmarks/results/recipes.png
     python -m benchmarks.recipes runs/recipes --by minutes --budget 5
+    python -m benchmarks.recipes runs/kernels --baseline plain
 """
 
 from __future__ import annotations
@@ -30,10 +33,12 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 from benchmarks.common import RESULTS, append_line, provenance, read_lines, run_cli
 from benchmarks.curves import COLOURS
 from benchmarks.plots import new_figure, save_figure
+from benchmarks.seed_noise import COMPARED, by_recipe, markdown, name_of, noise_table
 from pretrain.config import Config, build
 from pretrain.strict_yaml import load_yaml
 
 SCORES = ("ari_fg", "msc", "sc", "error", "kl")  # of validation images
+COMPUTING = ("compile", "fused", "deterministic")  # settings that only decide how it is computed
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     ]
     print(f"at {budget:,.6g} {args.by}\n")
     print(table(rows))
+    if noise := noise_table(rows):
+        print(f"\n{noise}")
     for line in rows:
         append_line(args.results_dir / "recipes.jsonl", line)
     if args.picture:
@@ -131,6 +138,7 @@ def row(
         "steps": at.steps,
         "minutes": round(at.minutes, 3),
         **{name: at.values.get(name) for name in SCORES},
+        "curve": [{"steps": p.steps, **{k: p.values.get(k) for k in COMPARED}} for p in seen],
         "beta": betas[-1] if betas else None,
         "lowest_beta": min(betas, default=None),
         "goal_met_at": next((p.steps for p in trained if p.values["error"] <= goal), None),
@@ -140,33 +148,33 @@ def row(
 
 
 def differences(config: Config, baseline: Config) -> dict[str, Any]:
-    """Returns the settings that decide what is learnt and that differ; the seed is none."""
-    theirs = baseline.fixed_values()
+    """Returns the settings of what is learnt, and how, that differ; the seed is none."""
+    ours, theirs = (
+        settings.fixed_values() | {name: getattr(settings, name) for name in COMPUTING}
+        for settings in (config, baseline)
+    )
     return {
         name: value
-        for name, value in config.fixed_values().items()
+        for name, value in ours.items()
         if name != "seed" and theirs.get(name, value) != value
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns the comparison as Markdown: a line a recipe, the best segmentation first."""
-    recipes: dict[str, list[dict[str, Any]]] = {}
-    for line in rows:
-        recipes.setdefault(json.dumps(line["differs"], sort_keys=True), []).append(line)
+    recipes = by_recipe(rows)
     head = ["recipe", "differs", "runs", "steps", "min", "ARI-FG", "mSC", "SC"]
     head += ["error", "KL", "beta", "lowest", "goal met at"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for group in sorted(recipes.values(), key=lambda g: -(_mean(g, "ari_fg") or -2)):
         differs = ", ".join(f"{k} {v}" for k, v in group[0]["differs"].items()) or "(baseline)"
-        name = group[0]["run"] if len(group) == 1 else group[0]["run"].rpartition("-s")[0]
-        cells = [name or group[0]["run"], differs, str(len(group))]
+        cells = [name_of(group), differs, str(len(group))]
         cells += [_cell(group, "steps", ",.0f"), _cell(group, "minutes", ".1f")]
         cells += [_cell(group, key, ".3f", spread=True) for key in ("ari_fg", "msc", "sc")]
         cells += [_cell(group, "error", ".5f"), _cell(group, "kl", ",.0f")]
         cells += [_cell(group, key, ".1e") for key in ("beta", "lowest_beta")]
         lines.append([*cells, _cell(group, "goal_met_at", ",.0f")])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def draw(histories: list[History], path: Path, *, by: str, baseline: str) -> None:

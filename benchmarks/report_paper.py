@@ -17,6 +17,7 @@ from benchmarks.report_markdown import (
     origin,
     section,
 )
+from benchmarks.seed_noise import noise_table
 from benchmarks.segmentation import METRICS, over_models
 
 # Dataset, what it stands for, and the figures that others published.
@@ -158,7 +159,13 @@ def recipe_section(lines: Sequence[Line]) -> str:
         "python -m pretrain.many --gpus 4 --out runs/recipes multi_dsprites_recipes",
         "python -m benchmarks.recipes runs/recipes --picture benchmarks/results/recipes.png",
     ]
-    return section("Recipes", head, rows, commands(measured, [] if measured else wanted))
+    below = []
+    for command in dict.fromkeys(line["command"] for line in measured):
+        own = [line for line in measured if line["command"] == command]
+        if noise := noise_table(own):
+            below += [noise, ""]
+    below += commands(measured, [] if measured else wanted)
+    return section("Recipes", head, rows, below)
 
 
 def _alike(lines: Sequence[Line]) -> dict[tuple[str, str, str], list[Line]]:

@@ -5,8 +5,10 @@ import math
 
 import cv2
 import pytest
+import scipy.stats
 
-from benchmarks import recipes
+from benchmarks import recipes, report
+from benchmarks.seed_noise import difference
 from pretrain.config import build
 from pretrain.run import main as train
 from runs import arguments, metrics
@@ -87,6 +89,55 @@ def test_seeds_are_one_recipe_with_a_deviation(tmp_path, capsys):
     assert "| faithful | (baseline) | 2 | 400 | 0.7 | 0.600 +- 0.283 |" in table
     assert "| other | goal 0.56 | 1 |" in table
     assert table.index("faithful") < table.index("other")  # the best segmentation comes first
+
+
+def test_seeds_explain_what_is_no_further_apart_than_seeds_are(tmp_path, capsys):
+    root = tmp_path / "study"
+    for name, scores in (("plain", (0.10, 0.11, 0.12)), ("kernels", (0.11, 0.12, 0.10))):
+        for seed, ari in enumerate(scores):
+            fused = {"plain": "off", "kernels": "on"}[name]
+            write_run(root, f"{name}-s{seed}", ari=ari, seed=seed, fused=fused)
+    write_run(root, "better-s0", ari=0.20, goal=0.56, fused="off")
+    write_run(root, "better-s1", ari=0.22, goal=0.56, fused="off", seed=1)
+    write_run(root, "alone", goal=0.57, fused="off")  # a single run has no spread
+    lines = compare(root, tmp_path, "--baseline", "plain")
+    (part,) = [part for part in capsys.readouterr().out.split("\n\n") if "explained" in part]
+    table = [line for line in part.splitlines() if line.startswith("|")]
+    rows = {tuple(line.split(" | ")[i] for i in (0, 2)): line for line in table}
+    # At 400 steps ARI-FG is four times that of 100: .40, .44, .48 in both, so a spread of .04,
+    # which makes 2.776 * .04 * sqrt(2 / 3) = .0907.
+    assert rows["| kernels", "ARI-FG"] == (
+        "| kernels | 3 and 3 | ARI-FG | 0.4400 | 0.4400 | +0.0000 +- 0.0907 | yes | 4 of 4 |"
+    )
+    assert "| 0.4400 | 0.8400 | +0.4000 +- " in rows["| better", "ARI-FG"]
+    assert "| no | 0 of 4 |" in rows["| better", "ARI-FG"]
+    assert "| 0.60000 | 0.60000 | +0.00000 +- 0.00000 | yes |" in rows["| kernels", "error"]
+    assert not any("alone" in name for name, _ in rows)
+    assert [line["differs"] for line in lines if line["run"] == "kernels-s0"] == [{"fused": "on"}]
+    assert "\n".join(table) in report.render(tmp_path / "results")
+
+
+def test_the_interval_is_that_of_students_test():
+    ours, theirs = [0.5, 0.7, 0.9, 0.6], [0.4, 0.5, 0.3]
+    interval = scipy.stats.ttest_ind(ours, theirs).confidence_interval(0.95)
+    found = difference(ours, theirs)
+    assert found.value - found.margin == pytest.approx(interval.low, abs=1e-3)
+    assert found.value + found.margin == pytest.approx(interval.high, abs=1e-3)
+    assert found.explained == (interval.low <= 0 <= interval.high)
+
+
+def test_without_a_gpu_own_kernels_change_nothing(tmp_path, capsys):
+    root = tmp_path / "study"
+    for seed in (0, 1):
+        for name, fused in (("plain", "off"), ("kernels", "auto")):
+            flags = arguments(root / f"{name}-s{seed}", steps=4, validate_every=2, seed=seed)
+            assert train([*flags, f"--fused={fused}"]) == 0
+    compare(root, tmp_path, "--baseline", "plain")
+    said = capsys.readouterr().out
+    for score in ("ARI-FG", "mSC", "error"):
+        (line,) = [line for line in said.splitlines() if f"| 2 and 2 | {score} |" in line]
+        assert line.endswith("| yes | 2 of 2 |")
+        assert "| +0.0000" in line
 
 
 def test_a_run_without_validation_is_named_and_left_out(study, tmp_path, capsys):
