@@ -1,10 +1,11 @@
 """Parts of a training step: which are far from what the card's arithmetic and memory allow?
 
 Every convolution of the model's training pass is timed alone, forward and both gradients, on inputs
-of its own shape, channels-last. Stride-1 transposed convolutions are timed as what they equal, too:
-a convolution with flipped weights; and convolutions of few channels in groups of neighbouring
-pixels (`genesis_rl/inference/paired.py`). With `--tiles` the passes of `pretrain/kernels` follow,
-for each setting of their tiles; CUDA only.
+of its own shape, channels-last. Transposed convolutions are timed as what they equal, too: with
+flipped weights, or as corners of squares; and convolutions of few channels in groups of
+neighbouring pixels (`genesis_rl/inference/paired.py`). With `--tiles` the passes of
+`pretrain/kernels` follow, for each setting of their tiles, and what updates the weights, beside
+torch's Adam; CUDA only.
 
     python -m benchmarks.step_parts --device cuda --slots 5 --batch 32 --tiles
 """
@@ -42,6 +43,7 @@ TILES = (
     (4096, 8, 2, 264, 8),
     (4096, 4, 2, 264, 4),
 )
+PARTS = ((2048, 4), (1024, 4), (4096, 8), (8192, 8))  # numbers, warps; ours come first
 _TILE_NAMES = ("_ELEMENTS", "_WARPS", "_STAGES", "_PROGRAMS", "_ROUNDS")
 
 
@@ -65,6 +67,11 @@ class Convolution(NamedTuple):
         inputs, outputs, *kernel = self.weight
         padding = kernel[0] - 1 - self.padding[0], kernel[1] - 1 - self.padding[1]
         return Convolution(self.image, (outputs, inputs, *kernel), (1, 1), padding, False)
+
+    def cornered(self) -> Convolution:
+        """The ordinary convolution to all corners of squares that one of stride 2 equals."""
+        inputs, outputs, *_ = self.weight
+        return Convolution(self.image, (4 * outputs, inputs, 3, 3), (1, 1), (1, 1), False)
 
     def paired(self) -> Convolution:
         """The convolution in groups of neighbours that this equals; itself, if none is better."""
@@ -110,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = list(convolution_rows(args, device))
     if args.tiles:
         rows += tile_rows(args, device)
+        rows += update_rows(args, device)
     save_result(
         "step_parts", {"rows": rows}, device=device, seed=0, folder=args.results_dir, argv=argv
     )
@@ -125,7 +133,11 @@ def convolution_rows(args: Any, device: torch.device) -> Iterator[Row]:
     for conv, calls in convolutions(model, args.batch, args.image_size).items():
         row: Row = {"what": "convolution", "shape": str(conv), "calls": calls}
         row |= time_convolution(conv, device, precision, args.seconds)
-        others = {"flipped": conv.flipped()} if conv.transposed and conv.stride == (1, 1) else {}
+        others = {}
+        if conv.transposed and conv.stride == (1, 1):
+            others["flipped"] = conv.flipped()
+        if conv.transposed and conv.stride == (2, 2):
+            others["corners"] = conv.cornered()
         if conv.paired() != conv:
             others["paired"] = conv.paired()
         for kind, other in others.items():
@@ -231,6 +243,39 @@ def tile_rows(args: Any, device: torch.device) -> Iterator[Row]:
                 interval = time_replayed(call, device, args.seconds)
                 row |= {f"{name}_ms": round(interval * 1e3, 4)}
                 row |= {f"{name}_tb_per_s": round(halves * half / interval / 1e12, 3)}
+            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+            yield row
+
+
+def update_rows(args: Any, device: torch.device) -> Iterator[Row]:
+    """Times what moves the model's weights: torch's Adam and average, then ours in one pass."""
+    import torch
+
+    from pretrain.assembly import build_model
+    from pretrain.config import Config
+    from pretrain.kernels import update
+    from pretrain.update import Update
+
+    rate = torch.tensor(1e-4, device=device)
+    for average in (0.0, 0.999):
+        for kind, parts in [(Update, None), *((update.OnePassUpdate, parts) for parts in PARTS)]:
+            update._BLOCK, update._WARPS = parts or PARTS[0]
+            model = build_model(Config(num_slots=args.slots)).to(device)
+            mover = kind(
+                model, list(model.parameters()), rate, betas=(0.9, 0.999), clip=0.0, average=average
+            )
+            for parameter in mover.parameters:
+                parameter.grad = torch.randn_like(parameter)
+            mover.decide(torch.tensor(True, device=device), mover.norms().norm())
+            moved = sum(p.numel() for p in mover.parameters) * (28 + 8 * bool(average))  # bytes
+            row: Row = {"what": "update", "kind": kind.__name__, "parts": parts, "average": average}
+            for name, call, size in (
+                ("norms", mover.norms, moved / (9 if average else 7)),
+                ("apply", mover.apply, moved),
+            ):
+                interval = time_replayed(call, device, args.seconds)
+                row |= {f"{name}_ms": round(interval * 1e3, 4)}
+                row |= {f"{name}_tb_per_s": round(size / interval / 1e12, 3)}
             print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
             yield row
 

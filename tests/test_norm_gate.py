@@ -4,12 +4,14 @@ On a GPU the kernels themselves run; elsewhere, if Triton is there, its interpre
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from genesis_rl.inference.paired import interleaved
 from genesis_rl.models.gates import batch_norm_gate as plain_gate
 from genesis_rl.models.genesis import Genesis, GenesisConfig
 from on_triton import INTERPRETED, run_in_interpreter, starts_the_interpreter, triton_device
@@ -80,6 +82,24 @@ def test_results_gradients_and_statistics_are_those_of_the_plain_twin(shape, dev
     assert max(deviations.values()) < 1e-5, deviations
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 6, 14), (1, 24, 4, 2)])
+def test_corners_of_squares_become_the_gated_image_of_the_interleaved_ones(shape, device):
+    case = Case(shape, device)
+    image, cornered = case.x, copy.copy(case)
+    cornered.x = as_corners(image)
+    assert torch.equal(interleaved(cornered.x), image)
+    ours = cornered.results(partial(batch_norm_gate, phases=True))
+    ours["x"] = interleaved(ours["x"])
+    deviations = largest_deviations(ours, case.results(plain_gate))
+    assert max(deviations.values()) < 1e-5, deviations
+
+
+def as_corners(image):
+    """Maps `[N, C, 2 H, 2 W]` to `[N, 4 C, H, W]`: by row, column, channel."""
+    corners = [image[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    return torch.cat(corners, dim=1).contiguous(memory_format=torch.channels_last)
+
+
 def test_bfloat16_is_rounded_once_at_the_end(device):
     case = Case((2, 16, 9, 9), device, torch.bfloat16)
     ours = case.results(batch_norm_gate)
@@ -112,7 +132,7 @@ def test_results_repeat_bit_for_bit(device):
 def test_channels_far_from_zero_keep_their_variance(device):
     x = 1000 + torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     one, zero = torch.ones(4, device=device), torch.zeros(4, device=device)
-    _, _, variance = norm_gate(x, one, zero, 1e-5)
+    _, _, variance = norm_gate(x, one, zero, 1e-5, False)
     expected = x.double().var(dim=(0, 2, 3), correction=0).float()
     torch.testing.assert_close(variance, expected, rtol=1e-5, atol=0)
 
@@ -137,7 +157,8 @@ def test_a_nan_spreads_to_its_channel_only(device):
 def test_torch_finds_the_operation_well_formed(device):
     case = Case((2, 8, 3, 3), device)
     x, scale, shift = case.x.requires_grad_(), case.norm.weight, case.norm.bias
-    torch.library.opcheck(norm_gate, (x, scale, shift, 1e-5))
+    torch.library.opcheck(norm_gate, (x, scale, shift, 1e-5, False))
+    torch.library.opcheck(norm_gate, (x, scale[:2], shift[:2], 1e-5, True))
 
 
 def test_a_model_is_one_graph_around_the_kernels(device):

@@ -20,7 +20,7 @@ from genesis_rl.inference.paired import (
     ungrouped,
 )
 from genesis_rl.models.layers import Conv, GatedConv, convolve
-from pretrain.kernels.paired import paired
+from pretrain.kernels.paired import corners, paired
 
 LAST = torch.channels_last
 SUITED = [
@@ -79,9 +79,20 @@ def test_grouping_moves_nothing_in_memory():
 def test_a_transposed_convolution_of_stride_2_makes_the_corners_of_squares():
     conv = nn.ConvTranspose2d(3, 2, 5, stride=2, padding=2, output_padding=1).double()
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
-    corners = F.conv2d(x, phase_weight(conv.weight), conv.bias.repeat(4), padding=1)
-    assert torch.equal(interleaved(corners)[:, :, 1::2, ::2], corners[:, 4:6])  # row 1, column 0
-    torch.testing.assert_close(interleaved(corners), conv(x))
+    found = F.conv2d(x, phase_weight(conv.weight), conv.bias.repeat(4), padding=1)
+    assert torch.equal(interleaved(found)[:, :, 1::2, ::2], found[:, 4:6])  # row 1, column 0
+    torch.testing.assert_close(interleaved(found), conv(x))
+
+
+def test_training_takes_it_as_corners_with_the_same_gradients():
+    conv = nn.ConvTranspose2d(8, 6, 5, stride=2, padding=2, output_padding=1).double()
+    x = torch.randn(2, 8, 4, 6, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(2, 6, 8, 12, dtype=torch.float64)
+    leaves = [x, conv.weight, conv.bias]
+    expected, found = conv(x), interleaved(corners(x, conv, conv.bias))
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found, leaves, upstream)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, leaves, upstream))
 
 
 def test_few_channels_are_grouped_and_many_are_not():

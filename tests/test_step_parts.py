@@ -5,6 +5,7 @@ import json
 import torch
 
 from benchmarks.step_parts import Convolution, convolutions, main
+from genesis_rl.inference.paired import phase_weight
 from pretrain.assembly import build_model
 from pretrain.config import build
 
@@ -26,6 +27,14 @@ def test_a_transposed_convolution_of_stride_1_is_one_with_flipped_weights():
         torch.nn.functional.conv2d(x, flipped, padding=conv.flipped().padding),
         torch.nn.functional.conv_transpose2d(x, weight, padding=conv.padding),
     )
+
+
+def test_a_transposed_convolution_of_stride_2_is_timed_as_corners_of_squares_too():
+    conv = Convolution((1, 2, 6, 6), (2, 3, 5, 5), (2, 2), (2, 2), True)
+    x, weight = torch.randn(conv.image), phase_weight(torch.randn(conv.weight))
+    assert tuple(weight.shape) == conv.cornered().weight
+    corners = torch.nn.functional.conv2d(x, weight, padding=conv.cornered().padding)
+    assert corners.shape == (1, 4 * 3, 6, 6)
 
 
 def test_convolutions_of_few_channels_are_timed_in_groups_of_pixels_too():

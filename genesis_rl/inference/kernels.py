@@ -36,14 +36,10 @@ class KernelOperations:
 
     def gate(self, x: Tensor, bias: Tensor, *, phases: bool = False) -> Tensor:
         """Bias and gated linear unit; corners of squares are read from where they are."""
-        rows = as_rows(x)
-        count, height, width, channels = rows.shape
-        if phases:
-            height, width, channels = 2 * height, 2 * width, channels // 4
-        rows = rows.view(count, height, width, channels)  # in number: not yet in this order
-        out = rows.new_empty(count, height, width, channels // 2)
+        rows, across = squares(as_rows(x)) if phases else (as_rows(x), 0)
+        *shape, channels = rows.shape
+        out = rows.new_empty(*shape, channels // 2)
         pixels, tiles, sizes = cut(rows, channels // 2, _ELEMENTS)
-        across = width if phases else 0
         _gate[(tiles,)](rows, bias, out, pixels, ACROSS=across, **sizes)
         return out.permute(0, 3, 1, 2)
 
@@ -78,6 +74,16 @@ class KernelOperations:
         return out.permute(0, 3, 1, 2)
 
 
+def squares(corners: Tensor) -> tuple[Tensor, int]:
+    """Views `[N, H, W, 4 C]`, all corners of a square together, as the image that they will make.
+
+    Returns:
+        `[N, 2 H, 2 W, C]`, whose pixels are where `of_square` says, and 2 W.
+    """
+    count, height, width, channels = corners.shape
+    return corners.view(count, 2 * height, 2 * width, channels // 4), 2 * width
+
+
 def cut(rows: Tensor, channels: int, elements: int) -> tuple[int, int, dict[str, int]]:
     """Returns how many rows and tiles there are, and the sizes of a tile.
 
@@ -101,6 +107,17 @@ def _pixels(x_ptr, white_ptr, out_ptr, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def of_square(pixel, ACROSS: tl.constexpr):
+    """Where pixels are if squares of two by two lie one after the other, ACROSS to a row; or 0."""
+    source = pixel
+    if ACROSS > 0:
+        down, column = pixel // ACROSS, pixel % ACROSS
+        square = (down // 2) * (ACROSS // 2) + column // 2
+        source = square * 4 + (down % 2) * 2 + column % 2
+    return source
+
+
+@triton.jit
 def _gated(
     x_ptr,
     bias_ptr,
@@ -114,12 +131,7 @@ def _gated(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
     inside = (row < count) & (channel < C)
-    source = row
-    if ACROSS > 0:  # pixels to a row, in squares of two by two that lie one after the other
-        down, column = row // ACROSS, row % ACROSS
-        square = (down // 2) * (ACROSS // 2) + column // 2
-        source = square * 4 + (down % 2) * 2 + column % 2
-    at = x_ptr + source * (2 * C) + channel
+    at = x_ptr + of_square(row, ACROSS) * (2 * C) + channel
     h = tl.load(at, mask=inside, other=0).to(tl.float32)
     g = tl.load(at + C, mask=inside, other=0).to(tl.float32)
     h += tl.load(bias_ptr + channel, mask=channel < C, other=0)

@@ -23,6 +23,7 @@ from genesis_rl.inference.paired import (
     paired_conv2d,
     paired_weight,
     phase_weight,
+    suits_phases,
 )
 from genesis_rl.inference.winograd import WinogradConv
 from genesis_rl.models.layers import GatedConv, lstm_step, posterior_gaussian
@@ -148,8 +149,7 @@ class LeanConv(nn.Module):
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         if self.transposed and self.taps.stride == 1:
             weight, self.taps, self.transposed = *ordinary(weight, self.taps), False
-        few = paired and conv.in_channels <= 32  # and then cuDNN gains by four times the outputs
-        self.phases = phases and few and self.transposed and self.taps == Taps(5, 2, 2)
+        self.phases = phases and paired and suits_phases(conv)
         if self.phases:
             weight, self.taps, self.transposed = phase_weight(weight), Taps(3, 1, 1), False
         self.neighbours = 1

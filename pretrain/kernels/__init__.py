@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from genesis_rl.inference.paired import suits_phases
 from genesis_rl.models.components import ComponentVae
 from genesis_rl.models.layers import BroadcastDecoder, Conv, GatedConv, Readout
 from genesis_rl.models.masks import Masks
 from pretrain.kernels.elu import MOST_SUMS, activated, elu, elu_readout
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
-from pretrain.kernels.paired import paired
+from pretrain.kernels.paired import corners, paired
 from pretrain.kernels.readout import weighted_sums
 from pretrain.kernels.recurrence import infer_slots, unroll
 from pretrain.update import Update
@@ -28,7 +30,7 @@ def why_not(device: torch.device) -> str:
         return "own kernels need Triton, which CUDA builds of torch bring along"
     try:  # compiles one; that needs a C compiler, among other things
         x, ones = torch.zeros(1, 2, 1, 1, device=device), torch.ones(2, device=device)
-        norm_gate(x, ones, ones, 1e-5)
+        norm_gate(x, ones, ones, 1e-5, False)
     except Exception as error:  # anything may be missing on a foreign machine
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"Triton cannot compile own kernels here: {reason}"
@@ -54,6 +56,11 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.convolve = paired
         if isinstance(layer, GatedConv) and isinstance(layer.norm, nn.BatchNorm2d):
             layer.batch_norm_gate = batch_norm_gate
+            if pairs and suits_phases(layer.conv):
+                layer.convolve, layer.batch_norm_gate = (
+                    corners,
+                    partial(batch_norm_gate, phases=True),
+                )
         if isinstance(layer, Readout):
             layer.convolve = weighted_sums
         if isinstance(layer, Masks):

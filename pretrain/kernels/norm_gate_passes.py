@@ -1,6 +1,7 @@
 """Which programs run on which tiles when images are normalised and gated.
 
-Images are `[N, H, W, channels]`.
+Images are `[N, H, W, channels]`. Those that are normalised may lie in squares of two by two pixels,
+so many pixels across (`genesis_rl.inference.kernels.squares`); 0: they do not.
 """
 
 from __future__ import annotations
@@ -45,7 +46,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gate(
-    x: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor, eps: float
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    across: int = 0,
 ) -> Tensor:
     """Normalises `[N, H, W, 2 C]` and gates its halves: `[N, H, W, C]`."""
     *shape, channels = x.shape
@@ -53,7 +60,7 @@ def gate(
     out = x.new_empty(*shape, channels // 2)
     rounds = min(_ROUNDS, triton.cdiv(tiles, _PROGRAMS))
     kernels.normalise_and_gate[(triton.cdiv(tiles, rounds),)](
-        x, mean, variance, scale, shift, out, rows, eps, ROUNDS=rounds, **sizes
+        x, mean, variance, scale, shift, out, rows, eps, ACROSS=across, ROUNDS=rounds, **sizes
     )
     return out
 
@@ -66,6 +73,7 @@ def gate_backward(
     scale: Tensor,
     shift: Tensor,
     eps: float,
+    across: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of x, scale and shift for that of the gated image."""
     channels = x.shape[-1]
@@ -75,6 +83,7 @@ def gate_backward(
     partial = x.new_empty(programs, 2 * channels, dtype=torch.float32)
     d_scale, d_shift = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
     rounds = triton.cdiv(tiles, programs)
+    sizes["ACROSS"] = across
     kernels.sum_gradients[(programs,)](
         upstream, x, *parameters, partial, rows, tiles, eps, ROUNDS=rounds, **sizes
     )

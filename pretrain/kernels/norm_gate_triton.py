@@ -4,8 +4,9 @@ Forward, one pass that reads and one that reads and writes; backward, the same. 
 pixels finds out about a channel is kept by every program for itself and combined by a small kernel,
 always in the same order, so results repeat bit for bit.
 
-Images are channels-last, that is rows of 2 C channels, one row a pixel. Everything is computed in
-float32, whatever the tensors' type.
+Images are channels-last, that is rows of 2 C channels, one row a pixel. Where ACROSS is not 0 the
+rows that are normalised lie in squares (`of_square`), those that are gated do not. Everything is
+computed in float32, whatever the tensors' type.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from genesis_rl.inference.kernels import of_square
 
 
 @triton.jit
@@ -110,6 +113,7 @@ def normalise_and_gate(
     C: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    ACROSS: tl.constexpr,
     ROUNDS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -128,7 +132,7 @@ def normalise_and_gate(
     for i in tl.range(ROUNDS, num_stages=STAGES):
         row = start + i * BLOCK + tl.arange(0, BLOCK)
         inside = (row < rows)[:, None] & used[None, :]
-        at = x_ptr + row[:, None] * (2 * C) + channel[None, :]
+        at = x_ptr + of_square(row, ACROSS)[:, None] * (2 * C) + channel[None, :]
         h = tl.load(at, mask=inside, other=0).to(tl.float32) * factor_h + offset_h
         g = tl.load(at + C, mask=inside, other=0).to(tl.float32) * factor_g + offset_g
         at = out_ptr + row[:, None] * C + channel[None, :]
@@ -136,9 +140,9 @@ def normalise_and_gate(
 
 
 @triton.jit
-def _load(x_ptr, upstream_ptr, row, channel, inside, C: tl.constexpr):
+def _load(x_ptr, upstream_ptr, row, channel, inside, C: tl.constexpr, ACROSS: tl.constexpr):
     """Both halves of x, and the gradient of the gated image: 0 outside."""
-    at = x_ptr + row[:, None] * (2 * C) + channel[None, :]
+    at = x_ptr + of_square(row, ACROSS)[:, None] * (2 * C) + channel[None, :]
     h = tl.load(at, mask=inside, other=0).to(tl.float32)
     g = tl.load(at + C, mask=inside, other=0).to(tl.float32)
     at = upstream_ptr + row[:, None] * C + channel[None, :]
@@ -160,6 +164,7 @@ def sum_gradients(
     C: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    ACROSS: tl.constexpr,
     ROUNDS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -180,7 +185,7 @@ def sum_gradients(
     for i in tl.range(ROUNDS, num_stages=STAGES):  # from the end, as above
         row = (tiles - 1 - program - i * programs).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         inside = ((row >= 0) & (row < rows))[:, None] & used[None, :]
-        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C)
+        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C, ACROSS)
         h -= mean_h
         g -= mean_g
         opened = tl.sigmoid(g * factor_g + offset_g)
@@ -249,6 +254,7 @@ def spread_gradients(
     C: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    ACROSS: tl.constexpr,
     ROUNDS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -271,10 +277,10 @@ def spread_gradients(
     for i in tl.range(ROUNDS, num_stages=STAGES):
         row = start + i * BLOCK + tl.arange(0, BLOCK)
         inside = (row < rows)[:, None] & used[None, :]
-        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C)
+        h, g, upstream = _load(x_ptr, upstream_ptr, row, channel, inside, C, ACROSS)
         opened = tl.sigmoid(g * factor_g + offset_g)
         d_h = upstream * opened
         d_g = d_h * (1 - opened) * (h * factor_h + offset_h)
-        at = out_ptr + row[:, None] * (2 * C) + channel[None, :]
+        at = out_ptr + of_square(row, ACROSS)[:, None] * (2 * C) + channel[None, :]
         tl.store(at, (factor_h * d_h - slope_h * h - constant_h).to(kind), mask=inside)
         tl.store(at + C, (factor_g * d_g - slope_g * g - constant_g).to(kind), mask=inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genesis_rl.inference.paired import (
@@ -11,6 +12,7 @@ from genesis_rl.inference.paired import (
     ordinary,
     paired_conv2d,
     paired_weight,
+    phase_weight,
 )
 from genesis_rl.models.layers import convolve
 
@@ -31,3 +33,12 @@ def paired(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, bias: Tensor | None)
         return convolve(x, conv, bias)
     wide = paired_weight(weight, taps, neighbours).contiguous(memory_format=torch.channels_last)
     return paired_conv2d(x, wide, bias, taps, neighbours)
+
+
+def corners(x: Tensor, conv: nn.ConvTranspose2d, bias: Tensor | None) -> Tensor:
+    """A transposed convolution that enlarges by two, as corners: `[B, 4 O, H, W]`.
+
+    `genesis_rl.inference.paired.interleaved` makes the image of them.
+    """
+    weight = phase_weight(conv.weight).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, None if bias is None else bias.repeat(4), padding=1)
