@@ -37,6 +37,8 @@ class World(Protocol):
     Attributes:
         num_objects: What the task is asked for by that name.
         state_shape: How many objects the true state tells of, and in how many numbers each.
+        replayable: Whether the four methods are tensor code as `envs.replay.Replays` asks for, that
+            updates the world's own tensors in place. On CUDA a step is then a few launches.
     """
 
     action_space: gym.spaces.Discrete
@@ -44,9 +46,14 @@ class World(Protocol):
     num_objects: int
     state_shape: tuple[int, int]
     device: torch.device
+    replayable: bool
 
     def begin(self, rows: Tensor, keys: Tensor) -> None:
-        """Starts new episodes in these rows, from `[len(rows)]` int64 keys."""
+        """Starts new episodes in these rows, from `[len(rows)]` int64 keys.
+
+        Nothing stays of the episodes before. In a replayable world, a row may come several times,
+        each time with the same key.
+        """
 
     def advance(self, actions: Tensor) -> Outcome:
         """Takes one step in every episode, for `[N]` int64 actions."""
@@ -75,18 +82,21 @@ class View:
             return gym.spaces.Box(0, 1, (math.prod(world.state_shape),), np.float32)
         return gym.spaces.Box(0, 255, (world.image_size, world.image_size, 3), np.uint8)
 
-    def look(self, world: World, rows: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Observations and infos of these rows, or all. Nothing is drawn that is not shown."""
-        infos = {}
+    def look(self, world: World, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """The observation and the infos of these rows, or all. What is not shown is not drawn."""
+        seen = {}
         if self.observation == "pixels" or self.info_masks:
             frames = world.frames(rows, masks=self.info_masks)
-        if self.observation == "state" or self.info_state:
-            state = world.state(rows)
+            seen["observation"] = frames.images
         if self.info_masks:
-            infos["masks"] = frames.masks
+            seen["masks"] = frames.masks
         if self.info_state:
-            infos["state"] = state.clone() if self.observation == "state" else state
-        return state if self.observation == "state" else frames.images, infos
+            seen["state"] = world.state(rows)
+        if self.observation == "state":
+            seen["observation"] = (
+                world.state(rows) if not self.info_state else seen["state"].clone()
+            )
+        return seen
 
 
 class SceneEnv(gym.Env[np.ndarray, int]):
@@ -150,8 +160,8 @@ class SceneEnv(gym.Env[np.ndarray, int]):
         return self._world.frames(masks=False).images[0].numpy()
 
     def _look(self) -> tuple[np.ndarray, dict[str, Any]]:
-        observation, infos = self._view.look(self._world)
-        return observation[0].numpy(), {key: value[0].numpy() for key, value in infos.items()}
+        seen = {key: value[0].numpy() for key, value in self._view.look(self._world).items()}
+        return seen.pop("observation"), seen
 
 
 def draw_key(generator: np.random.Generator) -> int:

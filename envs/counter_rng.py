@@ -28,7 +28,12 @@ def fold(key: Tensor | int, data: Tensor | int, device: torch.device | str | Non
     """
     if device is None:
         device = next((v.device for v in (data, key) if isinstance(v, Tensor)), "cpu")
-    key, data = (torch.as_tensor(value, dtype=torch.int64, device=device) for value in (key, data))
+    key, data = (
+        value.to(device, torch.int64)
+        if isinstance(value, Tensor)
+        else torch.full((), value, dtype=torch.int64, device=device)  # nothing is sent to a GPU
+        for value in (key, data)
+    )
     return _mix(_mix(key + _GAMMA) + data * _GAMMA)
 
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from envs.base import Outcome, SceneEnv, check_choice, usable_device
@@ -103,6 +104,7 @@ class RoomReach:
         self.image_size, self.samples, self.num_objects = image_size, samples, num_objects
         self.state_shape = (num_objects + 1, 5 + len(SHAPES))
         self._renderer = _renderer(textures, self.device)
+        self.replayable = self._renderer.fused  # plain torch picks out the rays that meet objects
         self._hues = torch.tensor(_HUES[colours], device=self.device) / 360
         self._moves = torch.tensor(_MOVES, device=self.device)
         self._kinds_of = torch.tensor([ROOM_SHAPES.index(s) for s in _OBJECTS], device=self.device)
@@ -125,8 +127,8 @@ class RoomReach:
         rooms.size[rows, :-1] = self._sizes_of[kinds.shape]
         rooms.colour[rows, :-1] = vivid(kinds.hue, torch.full_like(kinds.hue, SATURATION))
         rooms.yaw[rows, :-1] = drawn.yaw[:, : self.num_objects]
-        rooms.place[rows, :-1] = scatter(fold(keys, 2), self.num_objects)
-        rooms.place[rows, -1] = 0
+        places = scatter(fold(keys, 2), self.num_objects)
+        rooms.place[rows] = F.pad(places, (0, 0, 0, 1))  # the avatar is on the axis
         for name in ("floor", "wall", "light"):
             getattr(rooms, name)[rows] = getattr(drawn, name)
         self._goal[rows] = kinds.goal

@@ -103,6 +103,7 @@ class SpriteWorld(ABC):
     """
 
     action_space: gym.spaces.Discrete
+    replayable = True
     fewest: int = 1
     start: tuple[float, float] = MIDDLE
 

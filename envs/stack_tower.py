@@ -60,6 +60,8 @@ class StackTower:
         threads: How many towers are simulated at a time; as many as there are cores unless given.
     """
 
+    replayable = False  # MuJoCo is called anew
+
     def __init__(
         self,
         num_scenes: int,

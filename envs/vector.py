@@ -11,6 +11,9 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.base import View, World, check_choice, check_render_mode, draw_key
+from envs.replay import Replays, download
+
+_FEWEST = 8  # rows in a recording of beginnings
 
 Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -30,6 +33,8 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         device: Where everything is computed.
         tensors: Whether observations stay torch tensors on that device, for learners and encoders
             that live there. Rewards and flags are NumPy arrays either way.
+        graphs: Whether, on CUDA, a step replays recorded kernels (`envs.replay`) where the world
+            allows it; episodes are the same.
         observation: As for the single environment, as are the rest.
     """
 
@@ -43,6 +48,7 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         device: torch.device | str = "cpu",
         tensors: bool = False,
+        graphs: bool = True,
         observation: Literal["pixels", "state"] = "pixels",
         info_masks: bool = False,
         info_state: bool = False,
@@ -58,6 +64,7 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         self._mode = AutoresetMode(autoreset_mode)
         self._view = View(observation, info_masks, info_state)
         self._world: World = self.world_type(num_envs, device=device, **options)
+        self._replays = Replays(self._world.device, graphs and self._world.replayable)
         self._num_actions = int(self._world.action_space.n)
         self._tensors = tensors
         self._max_steps = max_episode_steps
@@ -89,9 +96,11 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
     ) -> tuple[Any, dict[str, Any]]:
         mask = self._reset_mask(options)
         self._seed(seed, mask)
+        if mask.all():  # then nothing stays of what recording an advance does
+            self._replays.record(self._advance, torch.zeros(self.num_envs, dtype=torch.int64))
         self._begin(mask)
         observations, extras = self._look()
-        return observations, _with_masks(extras, mask)
+        return self._hand_out(observations), _with_masks(extras, mask)
 
     def step(self, actions: np.ndarray | Tensor) -> Step:
         if not self._generators:
@@ -104,84 +113,107 @@ class SceneVectorEnv(gym.vector.VectorEnv[Any, Any, np.ndarray]):
         # Under NEXT_STEP this step does nothing to the episodes that ended with the last one but
         # begin the next.
         begun = self._done if self._mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
-        outcome = torch.stack(
-            [field.float() for field in self._world.advance(self._check(actions))]
-        )
-        rewards, terminations, success = outcome.cpu().double().numpy()
+        outcome = download(self._replays(self._advance, self._check(actions))["outcome"])
         self._elapsed += 1
-        truncations = self._elapsed >= (self._max_steps or np.inf)
+        truncations = (self._elapsed >= (self._max_steps or np.inf)) & ~begun
         self._begin(begun)
+        observations, extras = self._look()  # is drawn while the outcome is read
+
+        rewards, terminations, success = outcome().astype(np.float64)
         rewards[begun] = 0
         terminations = (terminations > 0) & ~begun
-        truncations &= ~begun
         self._done = terminations | truncations
-
-        observations, extras = self._look()
         infos = _with_masks(extras, np.ones_like(begun))
         infos |= _with_masks({"is_success": (success > 0) & ~begun}, ~begun)
         if self._mode is AutoresetMode.SAME_STEP and self._done.any():
-            observations, infos = self._begin_at_once(observations, infos)
-        return observations, rewards, terminations, truncations, infos
+            infos = self._begin_at_once(observations, infos)
+        return self._hand_out(observations), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         if self.render_mode is None:
             return None
         return tuple(self._world.frames(masks=False).images.cpu().numpy())
 
-    def _begin_at_once(self, last: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _begin_at_once(self, last: Tensor, infos: dict[str, Any]) -> dict[str, Any]:
         """Begins new episodes where one has ended; the last observations go into the infos."""
         done = self._done
-        rows = self._rows(done)
+        ended = np.flatnonzero(done)
+        draws = self._draw(done)
+        kept = last[draws[0, : len(ended)]]
         finals = np.full(self.num_envs, None, dtype=object)
-        kept = last[rows].unbind() if self._tensors else map(np.copy, last[done])
-        for row, final in zip(np.flatnonzero(done), kept, strict=True):
+        each = kept.unbind() if self._tensors else map(np.copy, kept.cpu().numpy())
+        for row, final in zip(ended, each, strict=True):
             finals[row] = final
         final_info = {key: value.copy() for key, value in infos.items()}
         for key in final_info:
             if key.startswith("_"):
                 final_info[key] &= done
-        self._begin(done)
-        fresh, extras = self._look(rows)
-        last[rows if self._tensors else done] = fresh
-        for key, value in extras.items():
-            infos[key][done] = value
+        fresh = self._replays(self._renew, draws)
+        last[draws[0]] = fresh.pop("observation")
+        for key, value in fresh.items():
+            infos[key][done] = value[: len(ended)].cpu().numpy()
         infos["is_success"] &= ~done
         infos["_is_success"] &= ~done
         finished = {"final_obs": finals, "_final_obs": done.copy()}
-        return last, infos | finished | {"final_info": final_info, "_final_info": done.copy()}
+        return infos | finished | {"final_info": final_info, "_final_info": done.copy()}
 
     def _begin(self, mask: np.ndarray) -> None:
         """Starts new episodes in these environments."""
-        if not mask.any():
-            return
-        keys = [draw_key(self._generators[row]) for row in np.flatnonzero(mask)]
-        self._world.begin(self._rows(mask), torch.tensor(keys, device=self._world.device))
+        if mask.any():
+            self._replays(self._start, self._draw(mask))
+
+    def _draw(self, mask: np.ndarray) -> Tensor:
+        """`[2, B]` int64 on the device: which environments begin anew, and from which keys."""
+        rows = np.flatnonzero(mask)
+        keys = np.array([draw_key(self._generators[row]) for row in rows], dtype=np.int64)
+        draws = np.stack([rows, keys])
         self._elapsed[mask] = 0
         self._done = self._done & ~mask
+        if self._replays.work:  # few lengths, so few recordings: the last one begins repeatedly
+            length = min(max(_FEWEST, 1 << (len(rows) - 1).bit_length()), self.num_envs)
+            draws = np.pad(draws, ((0, 0), (0, length - len(rows))), mode="edge")
+        return torch.from_numpy(draws).to(self._world.device, non_blocking=True)
 
-    def _look(self, rows: Tensor | None = None) -> tuple[Any, dict[str, np.ndarray]]:
-        observations, extras = self._view.look(self._world, rows)
-        arrays = {key: value.cpu().numpy() for key, value in extras.items()}
-        return observations if self._tensors else observations.cpu().numpy(), arrays
+    def _look(self) -> tuple[Tensor, dict[str, np.ndarray]]:
+        seen = self._replays(self._show)
+        observations = seen.pop("observation")
+        return observations, {key: value.cpu().numpy() for key, value in seen.items()}
 
-    def _rows(self, mask: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.flatnonzero(mask)).to(self._world.device)
+    def _hand_out(self, observations: Tensor) -> Any:
+        return observations if self._tensors else observations.cpu().numpy()
+
+    # What is recorded on CUDA: tensors in, tensors out, all on the device.
+
+    def _advance(self, actions: Tensor) -> dict[str, Tensor]:
+        return {"outcome": torch.stack([part.float() for part in self._world.advance(actions)])}
+
+    def _start(self, draws: Tensor) -> dict[str, Tensor]:
+        self._world.begin(*draws.unbind())
+        return {}
+
+    def _show(self) -> dict[str, Tensor]:
+        return self._view.look(self._world)
+
+    def _renew(self, draws: Tensor) -> dict[str, Tensor]:
+        self._start(draws)
+        return self._view.look(self._world, draws[0])
 
     def _check(self, actions: np.ndarray | Tensor) -> Tensor:
-        """The actions as int64 on the device; the values of a GPU tensor are trusted."""
+        """The actions as int64; the values of a GPU tensor are trusted."""
         actions = torch.as_tensor(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.is_floating_point:
             raise ValueError(
                 f"actions need to be {self.num_envs} integers, but are {actions.dtype} of shape "
                 f"{tuple(actions.shape)}."
             )
-        low, high = (0, 0) if actions.is_cuda else torch.stack(actions.aminmax()).tolist()
+        values = np.zeros(1) if actions.is_cuda else actions.numpy()
+        low, high = values.min(), values.max()
         if low < 0 or high >= self._num_actions:
             raise ValueError(
                 f"actions need to be within 0 and {self._num_actions - 1}, but they reach "
                 f"from {low} to {high}."
             )
-        return actions.to(self._world.device, torch.int64)
+        return actions.to(torch.int64)
 
     def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
         """Environment i gets seed s + i, or its own of a list; None keeps the generator it has."""
