@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PARTS = ("encode", "train", "env", "loop", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
+HOST_BATCHES = (1, 64)  # of these, frames that lie in main memory are encoded as well
 Row = dict[str, Any]
 
 
@@ -59,10 +60,10 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     with checkpoint_or_untrained(args.checkpoint, args.slots) as checkpoint:
         if "encode" in parts:
             for batch in args.batches or BATCHES[device.type]:
-                row = encode_row(
-                    checkpoint, batch, device, args.precision, args.seconds, profile=args.profile
-                )
-                rows.append(row)
+                given = (checkpoint, batch, device, args.precision, args.seconds)
+                rows.append(encode_row(*given, profile=args.profile))
+                if device.type == "cuda" and batch in HOST_BATCHES:
+                    rows.append(encode_row(*given, host=True))
         if "train" in parts:
             from benchmarks.training_speed import train_row
             from pretrain.config import Config
@@ -113,9 +114,13 @@ def encode_row(
     precision: str,
     seconds: float,
     *,
+    host: bool = False,
     profile: bool = False,
 ) -> Row:
-    """Times `GenesisEncoder.encode` on frames that are already on the device."""
+    """Times `GenesisEncoder.encode` on uint8 frames that are on the device, and so are latents.
+
+    With `host` both are in main memory, latents as float32; on a CPU that is the same.
+    """
     import torch
 
     from benchmarks import timing
@@ -125,20 +130,27 @@ def encode_row(
     size = encoder.image_size
     model = load_checkpoint(checkpoint)
     flops = timing.count_flops(lambda: model.encode(torch.zeros(1, 3, size, size)))
-    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+    lie = "cpu" if host else device
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=lie)
+
+    def encode() -> torch.Tensor:
+        latents = encoder.encode(images)
+        return latents.cpu() if host else latents
 
     timing.reset_peak_memory(device)
     used = resolve_precision(precision, device)
-    clock = timing.time_against_peak(lambda: encoder.encode(images), device, used, seconds=seconds)
+    clock = timing.time_against_peak(encode, device, used, seconds=seconds)
     row = {
-        **speed_row("encode", batch, used, device, clock.timing.interval),
+        **speed_row(
+            "encode host" if host else "encode", batch, used, device, clock.timing.interval
+        ),
         **floor_of(clock, flops, batch),
     }
     if profile:
         from benchmarks.profiling import print_profile
 
         print(f"encode, batch {batch}")
-        row["families"] = print_profile(lambda: encoder.encode(images), device, row["ms"], top=20)
+        row["families"] = print_profile(encode, device, row["ms"], top=20)
     return row
 
 
@@ -204,7 +216,8 @@ def env_rows(env_id: str, counts: Sequence[int], device: torch.device, seconds: 
         over = terminated or truncated
 
     cpu = torch.device("cpu")
-    rows = [speed_row("env", 1, "uint8", cpu, time_calls(step, cpu, seconds=seconds).interval)]
+    alone = time_calls(step, cpu, seconds=seconds)
+    rows = [speed_row("single env", 1, "uint8", cpu, alone.interval)]
     env.close()
     for count in counts:
         with _vector_env(env_id, count, device) as step_all:
@@ -268,14 +281,14 @@ def resolve_precision(precision: str, device: torch.device) -> Literal["fp32", "
 def table(rows: Sequence[Row]) -> list[str]:
     """Returns the lines of a table for people."""
     lines = [
-        f"{'what':<9}{'batch':>6} {'dtype':<6}{'per second':>12}{'ms':>10}{'latency ms':>12}"
+        f"{'what':<12}{'batch':>6} {'dtype':<6}{'per second':>12}{'ms':>10}{'latency ms':>12}"
         f"{'of floor':>10}{'peak TFLOP/s':>14}{'memory MB':>11}"
     ]
     for row in rows:
         share = f"{row['of_floor']:10.1%}" if "of_floor" in row else f"{'':10}"
         peak = f"{row['matrix_tflops']:14.3f}" if "matrix_tflops" in row else f"{'':14}"
         latency = f"{row['latency_ms']:12.3f}" if "latency_ms" in row else f"{'':12}"
-        line = f"{row['what']:<9}{row['batch']:>6} {row['dtype']:<6}{row['per_second']:12.1f}"
+        line = f"{row['what']:<12}{row['batch']:>6} {row['dtype']:<6}{row['per_second']:12.1f}"
         line += f"{row['ms']:10.3f}{latency}{share}{peak}{row['peak_memory_mb']:11.0f}"
         if "overhead" in row:
             line += f"   {row['overhead']:+.1%} over the bare encoder ({row['bare_ms']:.3f} ms)"

@@ -99,6 +99,24 @@ def test_two_environments_have_a_row_each(tmp_path):
     assert "--what env --env-id GenesisRL/StackTower-v0 --envs 1\n" in text  # not measured yet
 
 
+def test_a_vector_of_one_and_frames_in_main_memory_have_names_of_their_own(tmp_path):
+    row = {"device": "cuda", "dtype": "bf16", "latency_ms": 0.3, "of_floor": 0.1}
+    rows = [
+        row | {"what": "encode", "batch": 64, "per_second": 9_000.0},
+        row | {"what": "encode host", "batch": 64, "per_second": 8_000.0},
+        row | {"what": "single env", "batch": 1, "per_second": 5_000.0, "device": "cpu"},
+        row | {"what": "env", "batch": 1, "per_second": 1.0, "device": "cpu"},
+        row | {"what": "env", "batch": 64, "per_second": 16_000.0, "device": "cpu"},
+    ]
+    append_line(tmp_path / "throughput.jsonl", speed_line(1, 1.0) | {"rows": rows})
+    text = report.render(tmp_path)
+    assert row_of(text, "encode, K=5", "cuda", "| 64 |")[4] == "9,000"
+    assert row_of(text, "host memory to host memory, K=5", "| 64 |")[4] == "8,000"
+    assert row_of(text, "SpriteGoal", "1,500 (bar)")[4] == "5,000"
+    assert row_of(text, "SpriteGoal, vectorised", "| 64 |")[4] == "16,000"
+    assert "--what env --env-id GenesisRL/RoomReach-v0 --envs 4096\n" in text
+
+
 def test_training_with_and_without_own_kernels_is_told_apart(tmp_path):
     row = {"what": "train", "device": "cuda", "batch": 32, "dtype": "bf16", "slots": 5}
     row |= {"of_floor": 0.1, "preparation_s": 48.2}

@@ -59,8 +59,9 @@ def test_the_peak_is_measured_in_turns_with_the_call():
 
 
 def test_environments_are_timed_alone_and_together():
-    rows = throughput.env_rows("GenesisRL/SpriteGoal-v0", [4], CPU, 0.05)
-    assert [row["batch"] for row in rows] == [1, 4]
+    rows = throughput.env_rows("GenesisRL/SpriteGoal-v0", [1, 4], CPU, 0.05)
+    named = [(row["what"], row["batch"]) for row in rows]
+    assert named == [("single env", 1), ("env", 1), ("env", 4)]
     assert all(row["per_second"] > 0 for row in rows)
 
 
@@ -88,6 +89,12 @@ def test_the_command_prints_a_table_and_a_line(checkpoint, tmp_path, capsys, mon
     assert all(row["of_floor"] > 0 for row in line["rows"][:2])
     assert line["rows"][3]["bare_ms"] > 0
     assert (tmp_path / "throughput.jsonl").exists()
+
+
+def test_frames_can_come_from_main_memory_and_latents_go_there(checkpoint):
+    row = throughput.encode_row(checkpoint, 2, CPU, "fp32", 0.05, host=True)
+    assert (row["what"], row["batch"]) == ("encode host", 2)
+    assert row["per_second"] > 0
 
 
 def test_precision_auto_is_what_the_device_is_good_at():
