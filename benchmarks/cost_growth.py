@@ -123,15 +123,14 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
             longest[point.what] = max(longest[point.what], time.monotonic() - began)
             print(describe(row), flush=True)
     finally:  # what has been measured is kept, whatever came in between
-        if late:
-            print(f"no time was left for {len(late)} points; --resume makes them:")
-        for point in late:
-            print(f"  {name_of(point._asdict())}")
         if rows:
             values = {"rows": rows, "seconds": args.seconds}
             folder = args.results_dir
             save_result("cost_growth", values, device=device, seed=0, folder=folder, argv=argv)
             draw(read_lines(path), path.with_suffix(".png"))
+    if late:
+        names = "".join(f"\n  {name_of(point._asdict())}" for point in late)
+        print(f"left for --resume, out of time:{names}", file=sys.stderr)
 
 
 def plan(centre: Point, axes: Mapping[str, Sequence[int]]) -> list[Point]:

@@ -102,8 +102,8 @@ def test_what_there_was_no_time_for_is_named_and_made_by_resuming(tmp_path, caps
     flags = ["--what", "encode", "--slots", "3"]
     command(tmp_path, *flags[:2])
     command(tmp_path, *flags, "--resume", "--minutes", "0")
-    said = capsys.readouterr().out
-    assert "no time was left for 1 points" in said
+    said = capsys.readouterr().err
+    assert "left for --resume, out of time:\n" in said
     assert "encode K=3 batch 1 32 px" in said
     command(tmp_path, *flags, "--resume")
     command(tmp_path, *flags, "--resume")  # nothing is left
