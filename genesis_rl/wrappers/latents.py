@@ -176,17 +176,17 @@ class LatentObserver:
             noise = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, *shape)
         self.num_encoded += len(images)
         self.num_forwards += 1
-        mask_sizes = self.encoder.latent_sizes[0]
         if self.options.latents == "mask" and isinstance(self.encoder, GenesisEncoder):
             latents = self.encoder.encode_masks(images, noise)
         else:
             latents = self.encoder.encode(images, noise)
         if self.aligner is not None:
             latents = self.aligner(latents, envs, begins, final)
-        values = self._clipped(latents if self.tensors else latents.cpu())
-        mask, component = values[..., :mask_sizes], values[..., mask_sizes:]
+        # Extremes are found on the encoder's device, which is the faster one.
+        extremes = torch.stack(torch.aminmax(latents)) if latents.numel() else torch.zeros(2)
+        values = self._clipped(latents if self.tensors else latents.cpu(), extremes)
         ragged = drops_last_mask(self.encoder.latent_sizes)
-        observation = arrange(mask, component, self.options, ragged)
+        observation = arrange(values, self.encoder.latent_sizes[0], self.options, ragged)
         if self.tensors:
             return observation
         if isinstance(observation, dict):
@@ -230,9 +230,9 @@ class LatentObserver:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def _clipped(self, values: Tensor) -> Tensor:
+    def _clipped(self, values: Tensor, extremes: Tensor) -> Tensor:
         bound = self.options.bound
-        low, high = torch.stack(torch.aminmax(values)).tolist() if values.numel() else (0, 0)
+        low, high = extremes.tolist()
         if not (low >= -bound and high <= bound):  # written so that NaN is outside, too
             if values.isnan().any():
                 raise FloatingPointError(f"{self.name}: the encoder returned NaN")
@@ -256,8 +256,7 @@ def latent_space(
     if options.latents != "both" and sizes[options.latents] == 0:
         raise ValueError(f"latents={options.latents!r} was asked for, but the model has none")
     slots = torch.empty((1, num_slots, sum(latent_sizes)), device="meta")
-    mask, component = slots[..., : sizes["mask"]], slots[..., sizes["mask"] :]
-    example = arrange(mask, component, options, drops_last_mask(latent_sizes))
+    example = arrange(slots, sizes["mask"], options, drops_last_mask(latent_sizes))
 
     def box(shape: tuple[int, ...]) -> spaces.Box:
         return spaces.Box(-options.bound, options.bound, shape, np.dtype(options.dtype).type)
@@ -277,29 +276,30 @@ def drops_last_mask(latent_sizes: tuple[int, int]) -> bool:
 
 
 def arrange(
-    mask: Tensor, component: Tensor, options: LatentOptions, ragged: bool
+    latents: Tensor, mask_size: int, options: LatentOptions, ragged: bool
 ) -> Tensor | dict[str, Tensor]:
-    """Lays out mask latents `[N, K, M]` and component latents `[N, K, C]` as the options say.
+    """Lays out latents as the options say; copies them only where that moves something.
 
     Args:
-        mask: Where the slots are.
-        component: What they are; `[N, K, 0]` if only masks were encoded.
+        latents: `[N, K, M + C]`, mask latents first; `[N, K, M]` if only masks were encoded.
+        mask_size: M.
         options: What to show, and how.
         ragged: Whether parity leaves out the last slot's mask latent.
     """
-    parts = {"mask": mask, "component": component}
+    parts = {"mask": latents[..., :mask_size], "component": latents[..., mask_size:]}
     parts = {
         name: part
         for name, part in parts.items()
         if part.shape[-1] > 0 and options.latents in ("both", name)
     }
     if options.parity == "official" and ragged and "mask" in parts:
-        parts["mask"] = mask[:, :-1]
+        parts["mask"] = parts["mask"][:, :-1]
     if options.layout == "dict":
         return {name: part.contiguous() for name, part in parts.items()}
     if options.parity == "official":
         return torch.cat([part.flatten(1) for part in parts.values()], dim=1)
-    slots = torch.cat(list(parts.values()), dim=2)
+    everything = sum(part.shape[-1] for part in parts.values()) == latents.shape[-1]
+    slots = latents if everything else torch.cat(list(parts.values()), dim=2)
     return slots.flatten(1) if options.layout == "flat" else slots
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +101,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         frames, rewards, dones, infos = self._slot_failures.step(self.venv.step_wait)
         self._slot_frames = frames
         begins = np.flatnonzero(dones).tolist()
-        ended = [i for i, info in enumerate(infos) if "terminal_observation" in info]
+        ended = [i for i in begins if "terminal_observation" in infos[i]]
         if not ended:
             return self._slot_observer(frames, begins=begins), rewards, dones, infos
         terminal = [infos[i]["terminal_observation"] for i in ended]
@@ -115,7 +114,7 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         )
         for row, i in enumerate(ended):
             infos[i]["terminal_observation"] = _copy(encoded, row)
-        return _copy(encoded, slice(len(ended), None)), rewards, dones, infos
+        return _rest(encoded, len(ended)), rewards, dones, infos
 
     def render_slots(self, index: int = 0) -> NDArray[np.uint8]:
         """Returns a picture `[H, W, 3]` of one environment's last frame, and of its slots."""
@@ -141,8 +140,15 @@ def _batch(first: Sequence[Any], frames: Any) -> Any:
     return np.concatenate([np.stack(first), frames])
 
 
-def _copy(observation: Observation, index: Any) -> Observation:
-    """Copies rows out, so that keeping one does not keep the whole batch alive."""
+def _copy(observation: Observation, row: int) -> Observation:
+    """Copies a row out, so that keeping it does not keep the whole batch alive."""
     if isinstance(observation, dict):
-        return {name: entry[index].copy() for name, entry in observation.items()}
-    return copy.deepcopy(observation[index])
+        return {name: entry[row].copy() for name, entry in observation.items()}
+    return observation[row].copy()
+
+
+def _rest(observation: Observation, first: int) -> Observation:
+    """The rows from this one on; nobody else has them, and those before are few."""
+    if isinstance(observation, dict):
+        return {name: entry[first:] for name, entry in observation.items()}
+    return observation[first:]

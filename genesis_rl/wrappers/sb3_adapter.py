@@ -56,6 +56,7 @@ class SB3VecEnv(VecEnv):
         self.env: Any = env
         self._same_step = autoreset_mode(env, "SB3VecEnv") == AutoresetMode.SAME_STEP
         self._copy = copy
+        self._keeps_others = False  # whether a partial reset has been seen to be one
         self._actions: np.ndarray | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
@@ -72,7 +73,8 @@ class SB3VecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         observations, ended = self._own(observations), np.asarray(terminated | truncated)
-        if not ended.any():
+        over = np.flatnonzero(ended).tolist()
+        if not over:
             split = split_infos(infos, self.num_envs)
         elif self._same_step:
             last = infos["final_obs"]
@@ -80,21 +82,15 @@ class SB3VecEnv(VecEnv):
             next_infos = {key: infos[key] for key in infos.keys() - _FINAL}
             split = split_infos(next_infos, self.num_envs)  # the new episode's where one has ended
         else:
-            last = dict(zip(np.flatnonzero(ended).tolist(), observations[ended], strict=True))
+            last = {i: observations[i] for i in over}
             final = split_infos(infos, self.num_envs)
             fresh, infos = self.env.reset(options={"reset_mask": ended.copy()})
-            fresh = fresh if _is_tensor(fresh) else np.asarray(fresh)
-            if not bool((fresh[~ended] == observations[~ended]).all()):
-                raise ValueError(
-                    f"{self.env} takes no options['reset_mask'], but resets every environment when "
-                    "one has ended; make it with autoreset_mode='SameStep' if it has that option, "
-                    "or from single ones by gymnasium.make_vec(..., vectorization_mode='sync')"
-                )
-            observations[ended] = fresh[ended]
+            self._check_others(observations, fresh, ended)
+            observations = self._own(fresh)
             split = split_infos(infos, self.num_envs)
             for i in np.flatnonzero(~ended).tolist():
                 split[i] = final[i]
-        for i in np.flatnonzero(ended).tolist():
+        for i in over:
             self.reset_infos[i] = split[i]
             split[i] = {**final[i], "terminal_observation": self._own(last[i])}
         for info, limit in zip(split, (truncated & ~terminated).tolist(), strict=True):
@@ -152,6 +148,19 @@ class SB3VecEnv(VecEnv):
             return observations
         return observations.clone() if _is_tensor(observations) else np.array(observations)
 
+    def _check_others(self, before: Any, after: Any, ended: np.ndarray) -> None:
+        """Raises if a partial reset began new episodes everywhere; an environment always does."""
+        others = np.flatnonzero(~ended)
+        if self._keeps_others or not len(others):
+            return
+        if not bool((after[others] == before[others]).all()):
+            raise ValueError(
+                f"{self.env} takes no options['reset_mask'], but resets every environment when "
+                "one has ended; make it with autoreset_mode='SameStep' if it has that option, "
+                "or from single ones by gymnasium.make_vec(..., vectorization_mode='sync')"
+            )
+        self._keeps_others = True
+
     def _one_seed(self) -> int | list[int | None] | None:
         """Returns SB3's seeds as one number where that means the same: native ones take no list."""
         first = self._seeds[0]
@@ -184,6 +193,6 @@ def split_infos(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
             values = split_infos(values, count)
         elif isinstance(values, np.ndarray) and values.ndim == 1:
             values = values.tolist()  # Python's own numbers, as a single environment gives
-        for i in range(count) if present is None else np.flatnonzero(present):
+        for i in range(count) if present is None else np.flatnonzero(present).tolist():
             split[i][key] = values[i]
     return split
