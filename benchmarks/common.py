@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.command_line import Parser, is_mistake, output_folder, positive_int, words
 from pretrain.provenance import commit, device_name
 
 if TYPE_CHECKING:
@@ -31,42 +32,28 @@ PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
 
 def argument_parser(description: str | None, **kwargs: Any) -> argparse.ArgumentParser:
     """Returns a parser with the arguments that all benchmarks have."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=positive_int, help="CPU threads torch may use")
     parser.add_argument(
         "--results-dir",
-        type=Path,
+        type=output_folder,
         default=RESULTS,
         help="where the result line is appended (default: benchmarks/results)",
     )
     return parser
 
 
-def positive_int(text: str) -> int:
-    """Parses an argument that counts something."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text}")
-    return number
-
-
 def run_cli(main: Callable[[Sequence[str] | None], object]) -> None:
     """Runs a command; a user's mistake ends it with one line on stderr and exit code 2."""
     try:
         main(None)
-    except (
-        ValueError,
-        TypeError,
-        ModuleNotFoundError,
-        FileNotFoundError,
-        PermissionError,
-    ) as error:
-        if os.environ.get("GENESIS_RL_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("GENESIS_RL_TRACEBACK") or not is_mistake(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {words(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,23 +8,26 @@ frames of an environment with the shipped weights, train an agent on its slots.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from pretrain.command_line import Parser, output_folder
+
+ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = "envs:GenesisRL/SpriteGoal-v0"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the three parts and says where their pictures are."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("runs/demo"), help="folder for everything"
+    )
     out: Path = parser.parse_args(arguments).out
     began = time.monotonic()
 

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from pretrain.command_line import output_file
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     )
     parser.add_argument("--batch-size", type=positive_int, default=64)
     parser.add_argument(
-        "--picture", type=Path, default=Path("runs/fid.png"), help="true images above samples"
+        "--picture",
+        type=output_file,
+        default=Path("runs/fid.png"),
+        help="true images above samples",
     )
     args = parser.parse_args(argv)
 

@@ -24,6 +24,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import positive_int, prepare_device, run_cli
+from pretrain.command_line import Parser, output_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,9 +214,7 @@ def read_image(path: Path, size: int) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="multi_dsprites", help="shipped id or folder")
     parser.add_argument("--kind", nargs="+", choices=(*KINDS, "all"), default=["all"])
     parser.add_argument("--dataset", help="default: the one the checkpoint was trained on")
@@ -252,7 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", type=positive_int, help="side of the square that shows a pixel")
     parser.add_argument("--gif", action="store_true", help="animations too")
-    parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="(%(default)s)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("runs/figures"), help="(%(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=positive_int, help="CPU threads torch may use")
     return parser

@@ -31,6 +31,7 @@ import torch
 
 from benchmarks.common import positive_int, run_cli
 from genesis_rl.losses.geco import Geco
+from pretrain.command_line import Parser
 
 ELEMENTS = 3 * 64**2
 FLOOR = 0.562264  # nats per element at a standard deviation of 0.7
@@ -70,9 +71,7 @@ class Point(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", choices=SKILL, help="default: all")
     parser.add_argument("--steps", type=positive_int, default=190_000)
     args = parser.parse_args(argv)

@@ -31,6 +31,7 @@ from benchmarks.common import (
     save_result,
 )
 from benchmarks.gqn_published import PUBLISHED, PublishedRoom
+from pretrain.command_line import output_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--textures", choices=("auto", "labmaze", "procedural"), default="auto")
     parser.add_argument("--scenes", type=positive_int, default=100, help="generated ones")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, help="where the sheet goes")
+    parser.add_argument("--picture", type=output_file, help="where the sheet goes")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
     frames = read_frames(args.genuine)
@@ -109,7 +110,9 @@ def read_frames(folder: Path) -> np.ndarray:
         if picture is None or len(picture) != 64:
             raise FileNotFoundError(
                 "--genuine needs scene1_ctx0.png to scene5_gt.png, or the strips validation_1.png "
-                f"to validation_5.png, 64 pixels high, but {path} is not such a picture."
+                f"to validation_5.png, 64 pixels high, but {path} is "
+                f"{'no such picture' if path.is_file() else 'not there'}; name their folder by "
+                "--genuine DIR, or its parent by $GENESIS_RL_SAMPLES."
             )
         return picture
 

@@ -27,6 +27,7 @@ from benchmarks.common import (
     run_cli,
     save_result,
 )
+from pretrain.command_line import output_file, output_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -295,9 +296,12 @@ def _parser() -> argparse.ArgumentParser:
         "--pixel-epochs", type=_not_negative, default=20, help="of the CNN on pixels; 0: no CNN"
     )
     parser.add_argument(
-        "--keep-latents", type=Path, metavar="DIR", help="keep latents there, and find them again"
+        "--keep-latents",
+        type=output_folder,
+        metavar="DIR",
+        help="keep latents there, and find them again",
     )
-    parser.add_argument("--picture", type=Path, help="where to draw bars, as PNG")
+    parser.add_argument("--picture", type=output_file, help="where to draw bars, as PNG")
     return parser
 
 

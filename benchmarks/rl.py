@@ -39,6 +39,7 @@ from benchmarks.common import (
 from benchmarks.rl_jobs import train_in_processes
 from benchmarks.rl_plan import check_encoders, check_same, folder_of, plan
 from benchmarks.rl_report import REPRESENTATIONS, read_rows, report, slug
+from pretrain.command_line import output_file, output_folder
 
 ENVIRONMENT = "GenesisRL/SpriteGoal-v0"
 HEADS = ("mlp", "deepsets", "relation", "transformer")  # genesis_rl.heads takes seconds to import
@@ -67,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.transfer is not None:
         args.transfer = {f"{name}={value}": {name: value} for name, value in args.transfer}
     if args.quick:
+        if args.representations:
+            raise ValueError(
+                "--quick trains one row, on slots of --checkpoint; leave out --representations, or "
+                "--quick"
+            )
         apply_quick(args)
     picture = args.picture or args.out / "curve.png"
     if args.report:
@@ -118,8 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs", type=positive_int, default=1, help="rows at a time, over all GPUs there are"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/rl"), help="folder of the rows")
-    parser.add_argument("--picture", type=Path, help="the curve (default: <out>/curve.png)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("runs/rl"), help="folder of the rows"
+    )
+    parser.add_argument("--picture", type=output_file, help="the curve (default: <out>/curve.png)")
     parser.add_argument("--resume", action="store_true", help="skip rows that are finished")
     parser.add_argument("--random", action="store_true", help="only play the random policy")
     parser.add_argument("--report", action="store_true", help="only redraw what is in the results")

@@ -25,6 +25,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from pretrain.command_line import output_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--samples", action="store_true", help="posterior samples, not means")
     parser.add_argument("--batch-size", type=positive_int, default=32)
     parser.add_argument(
-        "--picture", type=Path, default=Path("runs/segmentation.png"), help="best, median, worst"
+        "--picture",
+        type=output_file,
+        default=Path("runs/segmentation.png"),
+        help="best, median, worst",
     )
     args = parser.parse_args(argv)
     lines = [evaluate(checkpoint, args, argv) for checkpoint in args.checkpoint]

@@ -32,6 +32,7 @@ from benchmarks.common import (
     sample,
     save_result,
 )
+from pretrain.command_line import output_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--textures", type=Path, help="the release's mjcf/textures")
     parser.add_argument("--fit", action="store_true", help="measure the tower again, and print it")
-    parser.add_argument("--picture", type=Path, help="where the sheet goes")
+    parser.add_argument("--picture", type=output_file, help="where the sheet goes")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
     seen = read_recording(args.recording, device)
@@ -117,7 +118,9 @@ def read_recording(folder: Path, device: torch.device | str = "cpu") -> Seen:
         if picture is None or picture.shape[:2] != (NATIVE, NATIVE):
             raise FileNotFoundError(
                 "--recording needs rgb, vseg and depth of ShapeStacks' example, "
-                f"{NATIVE} x {NATIVE} pixels, but {path} is not such a picture."
+                f"{NATIVE} x {NATIVE} pixels, but {path} is "
+                f"{'no such picture' if path.is_file() else 'not there'}; name their folder by "
+                "--recording DIR, or its parent by $GENESIS_RL_SAMPLES."
             )
         return picture[..., ::-1]
 

@@ -26,6 +26,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from pretrain.command_line import output_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--picture",
-        type=Path,
+        type=output_file,
         default=Path("runs/tower_transfer.png"),
         help="20 generated and 20 genuine towers",
     )

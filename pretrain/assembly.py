@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -185,10 +185,18 @@ def take_weights(model: SlotModel, checkpoint: str) -> None:
         for name, tensor in mine.items():
             here, there = list(tensor.shape), list(theirs[name].shape)
             if here != there:
-                raise ValueError(f"its {name} is {there}, that of these settings {here}")
+                advice = _differing(source, model)
+                raise ValueError(f"its {name} is {there}, that of these settings {here}{advice}")
     except (OSError, ValueError, KeyError) as error:
         raise Stop(2, f"start_from {checkpoint}: {error}") from error
     model.load_state_dict(theirs)
+
+
+def _differing(source: SlotModel, model: SlotModel) -> str:
+    """Says which settings would have to be those of a checkpoint's model."""
+    theirs, mine = asdict(source.config), asdict(model.config)
+    names = [name for name in theirs if theirs[name] != mine[name] and name != "num_slots"]
+    return f"; set {', '.join(f'{name}={theirs[name]}' for name in names)}" if names else ""
 
 
 def _measure_by(

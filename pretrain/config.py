@@ -260,6 +260,11 @@ def parse_arguments(arguments: list[str] | None = None) -> Config:
         config = build(given)
         if config.resume and (config.folder / "config.yaml").is_file():
             config = _continued(given, config.folder / "config.yaml")
+        elif config.resume and not given.keys() & config.fixed_values().keys():
+            raise ConfigError(
+                f"--resume found no run in {config.folder}; check --out, or name the settings of a "
+                "new run, such as --config multi_dsprites"
+            )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if flags.print_config:

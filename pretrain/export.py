@@ -8,7 +8,6 @@ any latent between the run's model and what was written, over validation images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from genesis_rl.checkpoint import load_checkpoint, read_config, save_checkpoint
 from pretrain.assembly import load_split
+from pretrain.command_line import Parser, is_mistake, output_folder, positive_int, words
 from pretrain.config import Config, build
 from pretrain.evaluation import to_float
 from pretrain.state import Stop, load_state
@@ -28,20 +28,28 @@ from pretrain.strict_yaml import load_yaml
 
 def main(arguments: list[str] | None = None) -> int:
     """Exports, and returns the exit status: 2 for a mistake in the arguments or a damaged model."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("out", type=Path, help="where to write the checkpoint")
+    parser.add_argument("out", type=output_folder, help="where to write the checkpoint")
     parser.add_argument("--compact", action="store_true", help="int8 and float16: 15 MB, not 50 MB")
     parser.add_argument("--raw", action="store_true", help="the last weights, not their average")
-    parser.add_argument("--images", type=int, default=320, help="images to compare on")
+    parser.add_argument("--images", type=positive_int, default=320, help="images to compare on")
     flags = parser.parse_args(arguments)
     try:
+        if not (flags.run / "config.yaml").is_file():
+            raise ValueError(
+                f"{flags.run} holds no run: it has no config.yaml; name the folder that was --out "
+                "of pretrain/run.py"
+            )
         config = build(load_yaml(flags.run / "config.yaml"))
         options = {"compact": flags.compact, "raw": flags.raw, "images": flags.images}
         result = export(flags.run, flags.out, config, **options)
-    except (ValueError, OSError, Stop) as error:
+    except Stop as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.status if isinstance(error, Stop) else 2
+        return error.status
+    except (ValueError, OSError) as error:
+        print(f"error: {words(error)}", file=sys.stderr)
+        return 2 if is_mistake(error) else 1
     print(json.dumps(result))
     return 0
 

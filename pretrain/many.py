@@ -32,7 +32,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from genesis_rl.durable import replace_file
 from pretrain.bring_home import bring_home
-from pretrain.command_line import Parser, suggest
+from pretrain.command_line import Parser, output_folder, suggest, words
 from pretrain.machine import available_cores, stop_with_parent
 from pretrain.study import Progress, Run, progress, read_runs
 
@@ -49,9 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = _only(flags.only, read_runs(flags.specs))
         slots = _slots(flags.gpus, flags.jobs)
+        _require_gpus(flags.gpus)
         flags.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {words(error)}", file=sys.stderr)
         return 2
     launcher = Launcher(runs, flags.out, slots, minutes=flags.minutes, threads=flags.threads)
     launcher.run(every=flags.every)
@@ -268,6 +269,19 @@ def _slots(gpus: int, jobs: int) -> list[str]:
     return [f"gpu {name}" for name in names[:gpus]]
 
 
+def _require_gpus(gpus: int) -> None:
+    """Better refused here than by every run in its log."""
+    if not gpus:
+        return
+    import torch  # takes seconds, which nobody else waits for
+
+    if torch.cuda.device_count() < gpus:
+        raise ValueError(
+            f"--gpus {gpus}, but torch {torch.__version__} sees {torch.cuda.device_count()}; "
+            "--gpus 0 trains on the CPU"
+        )
+
+
 def _diverged_before(summary: Path) -> dict[str, int]:
     """Runs that an earlier call saw diverge; they would do so again."""
     try:
@@ -298,14 +312,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("specs", nargs="+", metavar="SPEC", help="a study, or NAME=PRESET,KEY=VALUE,...")
-    add("--out", type=Path, required=True, help="folder of the runs' folders")
+    add("--out", type=output_folder, required=True, help="folder of the runs' folders")
     add("--only", metavar="NAME,...", help="of all these runs, only some")
     add("--gpus", type=int, default=1, help="GPUs to use; 0 trains on the CPU (default: 1)")
     add("--jobs", type=int, default=1, help="runs at a time on the CPU (default: 1)")
     add("--minutes", type=float, default=0.0, help="save and stop everything then; 0: when done")
     add("--threads", type=int, help="CPU threads a run (default: shared out)")
     add("--every", type=float, default=30.0, help="seconds between status lines (default: 30)")
-    add("--export", type=Path, help="at the end: compact checkpoints, metrics, newest pictures")
+    add(
+        "--export",
+        type=output_folder,
+        help="at the end: compact checkpoints, metrics, newest pictures",
+    )
     flags = parser.parse_args(arguments)
     for name, least in (("gpus", 0), ("jobs", 1), ("minutes", 0), ("threads", 1), ("every", 0)):
         value = getattr(flags, name)

@@ -18,11 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pretrain.command_line import Parser
-
-# What the user can mend; anything else, such as a full disk, is status 1.
-_PLACES = (FileNotFoundError, NotADirectoryError, PermissionError)
-_MISTAKES = (ValueError, TypeError, ImportError, *_PLACES)
+from pretrain.command_line import Parser, is_mistake, positive_int, words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("GENESIS_RL_TRACEBACK"):
             raise
-        print(f"error: {_words(error)}", file=sys.stderr)
-        return 2 if isinstance(error, _MISTAKES) else 1
+        print(f"error: {words(error)}", file=sys.stderr)
+        return 2 if is_mistake(error) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -53,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="DATASET|DIR", help="as in --dataset, or a folder of data")
     show.add_argument("--data-dir", help="folder of the dataset's files")
     show.add_argument("--split", default="val", choices=("train", "val", "test"))
-    show.add_argument("--images", type=_count, default=32, help="how many to show")
+    show.add_argument("--images", type=positive_int, default=32, help="how many to show")
     show.add_argument("--out", help="a .png file; by default named after dataset and split")
     show.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     show.set_defaults(command=_show)
@@ -65,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     make = commands.add_parser("generate", help="render a look-alike in the published format")
     make.add_argument("dataset", choices=("gqn", "shapestacks"))
     make.add_argument("folder", metavar="DIR", help="a folder of its own")
-    make.add_argument("--train-images", type=_count, required=True, help="for gqn: scenes")
-    make.add_argument("--validation-images", type=_count, default=320, help="at least")
+    make.add_argument("--train-images", type=positive_int, required=True, help="for gqn: scenes")
+    make.add_argument("--validation-images", type=positive_int, default=320, help="at least")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--textures", help="gqn: auto, labmaze or procedural; shapestacks: a folder")
     make.add_argument("--shapes", choices=("ccs", "blocks", "both"), help="of shapestacks' blocks")
     make.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    make.add_argument("--workers", type=_count, help="processes; one a core, or one on CUDA")
+    make.add_argument("--workers", type=positive_int, help="processes; one a core, or one on CUDA")
     make.set_defaults(command=_generate)
 
     unpack = commands.add_parser("unpack", help="unpack an archive that nobody vouches for")
@@ -126,19 +122,6 @@ def _unpack(flags: argparse.Namespace) -> int:
     from pretrain.data.unpack import run
 
     return run(flags.archive, flags.folder, flags.sha256)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"needs a number above 0, got {text}")
-    return number
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 def _interrupt(*_: Any) -> NoReturn:
