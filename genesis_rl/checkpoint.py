@@ -44,6 +44,7 @@ WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 
 _MAX_JSON_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
+_PIECE = 1 << 20  # bytes
 _MAX_NUMBER = 4096  # no slot count, image size or width comes near
 _QUANTISED_FROM = 1_000_000  # elements; only GENESIS's two "fully connected" layers are larger
 _SCALE_SUFFIX = "::scale"  # no parameter name can hold a colon
@@ -190,8 +191,13 @@ def checkpoint_sha256(id_or_path: StrPath) -> str:
     manifest = _manifest(folder)
     digest = hashlib.sha256()
     for file in (CONFIG, WEIGHTS):
-        _read_checked(folder, file, manifest)
-        digest.update(bytes.fromhex(manifest[file]["sha256"]))
+        _check_size(folder, file, manifest)
+        content = hashlib.sha256()
+        with (folder / file).open("rb") as stream:  # in pieces: nobody vouches for its length
+            while piece := stream.read(_PIECE):
+                content.update(piece)
+        _check_hash(folder / file, content.hexdigest(), manifest[file]["sha256"])
+        digest.update(content.digest())
     return digest.hexdigest()
 
 
@@ -270,21 +276,31 @@ def _read_checked(
     folder: Path, file: str, manifest: dict[str, Any], limit: int | None = None
 ) -> bytes:
     """Reads a file whose size and SHA-256 must be the manifest's."""
-    path = folder / file
+    path, size = folder / file, _check_size(folder, file, manifest)
     limit = _MAX_JSON_BYTES if limit is None and file == CONFIG else limit
+    if limit is not None and size > limit:
+        raise ValueError(f"{path}: at most {limit} bytes fit its model, but it has {size}")
+    data = path.read_bytes()
+    _check_hash(path, hashlib.sha256(data).hexdigest(), manifest[file]["sha256"])
+    return data
+
+
+def _check_size(folder: Path, file: str, manifest: dict[str, Any]) -> int:
+    """Returns a file's bytes, which must be as many as the manifest says."""
+    path, expected = folder / file, manifest[file]["bytes"]
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing, so the checkpoint is incomplete; copy it again"
         )
-    size, expected = path.stat().st_size, manifest[file]["bytes"]
+    size = path.stat().st_size
     if size != expected:
         raise ValueError(f"{path} is damaged: {size} bytes, not {expected}; copy it again")
-    if limit is not None and size > limit:
-        raise ValueError(f"{path}: at most {limit} bytes fit its model, but it has {size}")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != manifest[file]["sha256"]:
+    return size
+
+
+def _check_hash(path: Path, found: str, expected: str) -> None:
+    if found != expected:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's; copy it again")
-    return data
 
 
 def _compress(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tracemalloc
 
 import pytest
 import safetensors.torch
@@ -247,6 +248,23 @@ def test_a_huge_header_is_refused(folder):
     resign(folder)
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_checkpoint(folder)
+
+
+def test_weights_that_no_model_could_have_take_no_memory(folder):
+    path, size = folder / ck.WEIGHTS, 1 << 27
+    with path.open("r+b") as file:
+        file.truncate(size)  # a hole, which takes no space on the disk either
+    resign(folder)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=rf"at most \d+ bytes fit its model, but it has {size}"
+        ):
+            load_checkpoint(folder)
+        checkpoint_sha256(folder)  # the encoder's first look at a checkpoint
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
 
 
 def test_shipped_ids_are_suggested(folder, monkeypatch, tmp_path):
