@@ -76,6 +76,8 @@ def make_venv(
 ) -> VecEnv:
     """Builds natively vectorised environments that show the row's representation."""
     state = config.representation == "state"
+    # Frames for the encoder stay on its device; agents get arrays.
+    frames: dict[str, Any] = {} if checkpoint is None else {"tensors": True}
     try:
         env = gym.make_vec(
             config.env_id,
@@ -84,15 +86,17 @@ def make_venv(
             observation="state" if state else "pixels",
             autoreset_mode="SameStep",
             device="cpu" if state else str(device),  # numbers are not worth the way to a GPU
+            **frames,
             **(config.env_options or {}),
         )
     except (gym.error.Error, TypeError) as error:
         raise ValueError(
             f"{config.env_id}: {error}. The benchmark plays natively vectorised environments with "
-            "the options observation ('state' or 'pixels'), autoreset_mode and device, as those "
-            "of GenesisRL/ are; put others into GenesisVecEnvWrapper and train them by SB3 itself"
+            "the options observation ('state' or 'pixels'), autoreset_mode, device and tensors, as "
+            "those of GenesisRL/ are; put others into GenesisVecEnvWrapper and train them by SB3 "
+            "itself"
         ) from error
-    venv: VecEnv = NamesErrors(SB3VecEnv(env), config.env_id)
+    venv: VecEnv = NamesErrors(SB3VecEnv(env, copy=not frames), config.env_id)
     if checkpoint is not None:
         from genesis_rl import GenesisVecEnvWrapper
 
