@@ -176,13 +176,14 @@ def test_a_partial_reset_leaves_the_memory_of_others_alone():
     np.testing.assert_array_equal(ours[1:], theirs[1:])
 
 
-def test_a_reset_by_hand_is_not_followed_by_another_beginning():
+@pytest.mark.parametrize("options", [None, {"reset_mask": np.array([True])}], ids=str)
+def test_a_reset_by_hand_is_not_followed_by_another_beginning(options):
     envs = vector(AutoresetMode.NEXT_STEP, count=1, layout="slots", align="hungarian")
     envs.reset(seed=0)
     for _ in range(3):
         _, _, over, _, _ = envs.step([0])
     assert over.all()
-    first, _ = envs.reset()  # instead of the step that would have done it
+    first, _ = envs.reset(options=options)  # instead of the step that would have done it
     for _ in range(3):
         np.testing.assert_array_equal(envs.step([0])[0][..., 2], first[..., 2])
 

@@ -49,6 +49,15 @@ def test_every_level_survives_as_a_float(dtype):
     assert torch.equal(images_of(frames), rgb_of(levels))
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_floats_between_two_levels_go_to_the_nearer(on_device):
+    level = np.array([0.4, 0.6, 253.6, 254.4], np.float32).reshape(1, 2, 2, 1).repeat(3, axis=3)
+    form = FrameFormat.of((2, 2, 3), np.float32, 0, 1)
+    to_images = form._from_device if on_device else lambda tensor: form.to_images(tensor, 2)
+    image = to_images(torch.from_numpy(level / 255))
+    assert image[0, 0].flatten().tolist() == [0, 1, 254, 254]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_sizes_are_averaged_over_area(kind):
     frames = pixels(height=64, width=48)
