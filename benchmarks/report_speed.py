@@ -149,11 +149,14 @@ def training_section(lines: Sequence[Line]) -> str:
 
 def growth_section(lines: Sequence[Line]) -> str:
     """Returns what slots, batch and image size cost, one at a time: of each device, the newest."""
-    measured = [pair for device in ("cuda", "cpu") for pair in newest_rows(lines, device).values()]
+    of = {device: newest_rows(lines, device).values() for device in ("cuda", "cpu")}
+    measured = [pair for found in of.values() for pair in found]
     rows = [[*map(str, point_of(row)), *_growth(row), origin(line)] for row, line in measured]
     head = ["what", "K", "images at a time", "pixels", "ms an image", "images/s"]
     head += ["GFLOP an image", "of arithmetic floor", "peak memory, MB", "from"]
-    missing = [] if measured else ["python -m benchmarks.cost_growth"]
+    missing = [
+        f"python -m benchmarks.cost_growth --device {device}" for device in of if not of[device]
+    ]
     return section("Cost growth", head, rows, commands([line for _, line in measured], missing))
 
 
