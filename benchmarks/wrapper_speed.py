@@ -12,6 +12,7 @@ graphs are captured, how much longer than the median does the slowest call take 
 twentieth, and do main and device memory grow?
 
     python -m benchmarks.wrapper_speed
+    python -m benchmarks.wrapper_speed --no-graphs
     python -m benchmarks.wrapper_speed --device cpu --envs 8 --singles 4 --calls 200
 """
 
@@ -49,12 +50,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--calls", type=positive_int, default=100_000, help="of varying size")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument(
+        "--no-graphs", action="store_true", help="launch the environments' kernels one by one"
+    )
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
     common: Row = {"device": str(device), "precision": args.precision}
     with checkpoint_or_untrained(args.checkpoint, args.slots) as checkpoint:
         rows = [
-            vecenv_row(checkpoint, args.env_id, count, common, args.seconds, on_device=on_device)
+            vecenv_row(
+                checkpoint,
+                args.env_id,
+                count,
+                common,
+                args.seconds,
+                on_device=on_device,
+                graphs=not args.no_graphs,
+            )
             for count in args.envs
             for on_device in ((False, True) if device.type == "cuda" else (False,))
         ]
@@ -67,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "checkpoint": args.checkpoint or "untrained",
         "slots": None if args.checkpoint else args.slots,
         "precision": resolve_precision(args.precision, device),
+        "graphs": not args.no_graphs,
     }
     save_result("wrapper_speed", values, device=device, seed=0, folder=args.results_dir, argv=argv)
 
@@ -79,6 +92,7 @@ def vecenv_row(
     seconds: float,
     *,
     on_device: bool = False,
+    graphs: bool = True,
 ) -> Row:
     """Compares wrapped environments with the slower of environments and encoder; frames a second.
 
@@ -90,6 +104,7 @@ def vecenv_row(
         seconds: Roughly, for all.
         on_device: Whether frames stay there, or go through main memory, as they must for
             Stable-Baselines3 without the wrapper.
+        graphs: Whether the environments may replay CUDA graphs.
     """
     import gymnasium as gym
     import numpy as np
@@ -111,6 +126,7 @@ def vecenv_row(
             autoreset_mode="SameStep",
             device=common["device"],
             tensors=on_device,
+            graphs=graphs,
             image_size=encoder.image_size,
         )
         venv = SB3VecEnv(env, copy=False)

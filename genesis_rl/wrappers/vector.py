@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -118,7 +117,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
             return self._keep(self._observer(frames, begins=range(self.num_envs))), infos
         self._over[mask] = False
         chosen = np.flatnonzero(mask)
-        latents, rows = copy.deepcopy(self._latents), chosen.tolist()
+        latents, rows = _copy(self._latents), chosen.tolist()
         _assign(latents, chosen, self._observer(frames[chosen], envs=rows, begins=rows))
         return self._keep(latents), infos
 
@@ -150,7 +149,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         infos["final_obs"] = self._like(
             infos["final_obs"], chosen, _take(encoded, slice(0, len(chosen)))
         )
-        latents = copy.deepcopy(_take(encoded, slice(len(chosen), None)))
+        latents = _take(encoded, slice(len(chosen), None))  # few others are kept alive by it
         return self._keep(latents), rewards, terminations, truncations, infos
 
     def render_slots(self, index: int = 0) -> NDArray[np.uint8]:
@@ -189,15 +188,16 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
 
     def _keep(self, latents: Observation) -> Observation:
         """Remembers a batch in memory of its own: the caller may change the one returned."""
-        self._latents = copy.deepcopy(latents)
+        self._latents = _copy(latents)
         return latents
 
     def _like(self, final_obs: Any, chosen: NDArray[np.intp], latents: Observation) -> Any:
         """Puts the latents of final frames into the kind of container that the frames came in."""
         if isinstance(final_obs, np.ndarray) and final_obs.dtype == object:
             boxed = np.full(self.num_envs, None, dtype=object)
-            for row, i in enumerate(chosen):
-                boxed[i] = copy.deepcopy(_take(latents, row))
+            latents = _copy(latents)  # once for all: on a GPU every copy is a launch
+            for row, i in enumerate(chosen.tolist()):
+                boxed[i] = _take(latents, row)
             return boxed
         dense = self._spread(latents, chosen)
         if not isinstance(final_obs, torch.Tensor):
@@ -237,6 +237,12 @@ def _concatenate(first: Any, second: Any) -> Any:
     if isinstance(second, torch.Tensor):
         return torch.cat([first, second])
     return np.concatenate([first, second])
+
+
+def _copy(observation: Observation) -> Observation:
+    if isinstance(observation, dict):
+        return {name: _copy(entry) for name, entry in observation.items()}
+    return observation.clone() if isinstance(observation, torch.Tensor) else observation.copy()
 
 
 def _take(observation: Observation, index: Any) -> Observation:
