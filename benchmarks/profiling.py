@@ -18,7 +18,7 @@ FAMILIES = {
     "layout": r"nchwToNhwc|nhwcToNchw|[Tt]ranspose(?!d)|genericTranspose",
     "convolution": r"conv|cudnn|fprop|dgrad|wgrad|implicit|xmma",
     "matrix product": r"gemm|gemv|nvjet|splitK|addmm|::mm|cublas",
-    "optimiser": r"multi_tensor|[Aa]dam|foreach",
+    "optimiser": r"multi_tensor|[Aa]dam|foreach|^norms$",
     "copy": r"[Mm]emcpy|[Mm]emset|copy|CatArray|cat",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.cost_growth import ms_per_image, newest_rows, point_of
+from benchmarks.probe_table import NAMES
 from benchmarks.report_markdown import Line, commands, newest, origin, section
 
 HOST = "encode, host memory to host memory"  # the others: on the device
@@ -13,12 +14,13 @@ HOST = "encode, host memory to host memory"  # the others: on the device
 SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("encode", "cuda", 5, 1, "latency ms", "0.50 (bar)"),
     (HOST, "cuda", 5, 1, "latency ms", ""),
-    (HOST, "cuda", 5, 64, "frames/s", ""),
+    (HOST, "cuda", 5, 64, "latency ms", "1.20 (bar)"),
     ("encode", "cuda", 5, 16, "frames/s", ""),
     ("encode", "cuda", 5, 64, "frames/s", ""),
     ("encode", "cuda", 5, 256, "frames/s", ""),
     ("encode", "cuda", 5, 1024, "frames/s", "40,000 (first bar); 85,000 (bar)"),
     ("encode", "cuda", 7, 1, "latency ms", "17.3 (reference, fp32); 0.25 (bar)"),
+    (HOST, "cuda", 7, 1, "latency ms", "0.35 (bar)"),
     ("encode", "cuda", 7, 64, "frames/s", "1,854 (reference, TF32); 31,900 (prototype)"),
     (
         "encode",
@@ -45,14 +47,19 @@ SPEEDS: tuple[tuple[str, str, int, int, str, str], ...] = (
     ("SpriteGoal and encoder", "cuda", 5, 1024, "frames/s", "45,000 (bar)"),
     ("SpriteGoal and encoder", "cuda", 5, 4096, "frames/s", "45,000 (bar)"),
 )
-# Slots, batch: what others reach, and what was aimed at.
-TRAINING: dict[tuple[int, int], str] = {
-    (5, 32): "164 (prototype); 160 (first bar); 280 (bar)",
-    (7, 32): "13.9 (reference, TF32); 125 (prototype); 220 (bar)",
-    (7, 128): "41.5 (prototype)",
-    (7, 256): "9,000 images/s at the best batch size (bar)",
-    (9, 32): "10.3 (reference, TF32); 101 (prototype); 170 (bar)",
+# Model, slots, batch: what others reach, and what was aimed at.
+TRAINING: dict[tuple[str, int, int], str] = {
+    ("genesis", 5, 32): "164 (prototype); 160 (first bar); 280 (bar)",
+    ("genesis", 7, 32): "13.9 (reference, TF32); 125 (prototype); 220 (bar)",
+    ("genesis", 7, 128): "41.5 (prototype)",
+    ("genesis", 7, 256): "9,000 images/s at the best batch size (bar)",
+    ("genesis", 9, 32): "10.3 (reference, TF32); 101 (prototype); 170 (bar)",
+    ("monet", 7, 32): "14.1 (reference, TF32); 112 (bar)",
+    ("genesis_s", 7, 32): "112 (bar)",
+    ("bd_vae", 1, 32): "600 (bar)",
+    ("dc_vae", 1, 32): "600 (bar)",
 }
+MODELS = {name: NAMES[name] for name in ("genesis", "genesis_s", "monet", "bd_vae", "dc_vae")}
 KNOWN = "all that is known"  # of a recording whose textures nobody has given
 LOADING_BAR = "20,000 (bar)"
 READINGS = {"GQN, parsed": "50,000 (bar)", "GQN, decoded": "3,000 (bar)"}
@@ -120,29 +127,37 @@ def _throughput_command(what: str, device: str, slots: int, batch: int) -> str:
 
 def training_section(lines: Sequence[Line]) -> str:
     """Returns how many steps a second training makes, with and without our own kernels."""
-    measured: dict[tuple[int, int, bool], tuple[Line, Line]] = {}
+    measured: dict[tuple[int, str, int, int, bool], tuple[Line, Line]] = {}
     for line in lines:
         for row in line["rows"]:
             if row["device"] == "cuda":
-                measured[row["slots"], row["batch"], row["fused"]] = (row, line)
+                model = row.get("model", "genesis")  # older lines are of no other
+                key = list(MODELS).index(model), model, row["slots"], row["batch"], row["fused"]
+                measured[key] = (row, line)
     rows = [
         [
-            f"K = {slots}, batch {batch}, {row['dtype']}",
+            f"{MODELS[model]}, K = {slots}, batch {batch}, {row['dtype']}",
             "own" if fused else "compiled",
             f"{row['per_second']:.1f}",
             f"{row['per_second'] * batch:,.0f}",
-            TRAINING.get((slots, batch), ""),
+            TRAINING.get((model, slots, batch), ""),
             f"{row['of_floor']:.1%}",
             f"{row['preparation_s']:.0f}",
             origin(line),
         ]
-        for (slots, batch, fused), (row, line) in sorted(measured.items())
+        for (_, model, slots, batch, fused), (row, line) in sorted(measured.items())
     ]
-    head = ["GENESIS, 64 pixels", "kernels of norm and gate", "steps/s", "images/s"]
+    head = ["64 pixels", "kernels of norm and gate", "steps/s", "images/s"]
     head += ["others, bars", "of arithmetic floor", "s to prepare", "from"]
     command = "python -m benchmarks.training_speed --device cuda --slots {} --fused off on"
-    kinds = {slots for slots, _, _ in measured}
-    missing = [command.format(k) for k in (5, 7, 9) if k not in kinds]
+    kinds = {(model, slots) for _, model, slots, _, _ in measured}
+    missing = [command.format(k) for k in (5, 7, 9) if ("genesis", k) not in kinds]
+    others = [name for name in MODELS if not any(name == model for model, _ in kinds)]
+    if others:
+        models = " ".join(others)
+        missing.append(
+            f"python -m benchmarks.training_speed --device cuda --slots 7 --models {models}"
+        )
     used = [line for _, line in measured.values()]
     return section("Training", head, rows, commands(used, missing))
 

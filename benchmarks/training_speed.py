@@ -1,9 +1,10 @@
 """Training speed: how many steps a second, with and without our own kernels, and what is slow?
 
-Each row is a GENESIS of full size on its own, trained as `pretrain/run.py` trains it. With
+Each row is a model of full size on its own, trained as `pretrain/run.py` trains it. With
 `--profile` the kernels of a step follow, longest first.
 
     python -m benchmarks.training_speed --device cuda --slots 5 7 9 --fused off on --profile
+    python -m benchmarks.training_speed --device cuda --slots 7 --models monet bd_vae dc_vae
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = argument_parser(__doc__)
+    models = ("genesis", "genesis_s", "monet", "bd_vae", "dc_vae")
+    parser.add_argument("--models", nargs="+", choices=models, default=["genesis"])
     parser.add_argument("--slots", type=positive_int, nargs="+", default=[5, 7, 9])
     parser.add_argument("--batches", type=positive_int, nargs="+", default=[32])
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[64], choices=(32, 64, 128))
@@ -60,14 +63,15 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
     set_up_compiler(args.inductor)
     precision = resolve_precision(args.precision, device)
     rows = []
-    for slots, batch, size, fused in product(
-        args.slots, args.batches, args.image_sizes, args.fused
+    for model, slots, batch, size, fused in product(
+        args.models, args.slots, args.batches, args.image_sizes, args.fused
     ):
-        settings = {"num_slots": slots, "batch_size": batch, "image_size": size}
+        settings = {"model": model, "num_slots": slots, "batch_size": batch, "image_size": size}
         config = Config(**settings, precision=precision, fused=fused)
         engine = build_engine(config, device)
         rows.append(row := train_row(config, device, args.seconds, engine=engine))
-        row |= {"slots": slots, "image_size": size, "fused": engine.fused}
+        row |= {"model": model, "slots": engine.model.num_slots}
+        row |= {"image_size": size, "fused": engine.fused}
         print(describe(row), flush=True)
         if args.profile:
             row["families"] = print_profile(engine.step, device, row["ms"], top=args.top)
@@ -157,8 +161,8 @@ def describe(row: Mapping[str, Any]) -> str:
     """Returns a row in a line for people."""
     images = row["per_second"] * row["batch"]
     return (
-        f"K={row['slots']} batch {row['batch']} {row['image_size']} px {row['dtype']} "
-        f"{'fused' if row['fused'] else 'plain'}: {row['per_second']:.1f} steps/s, "
+        f"{row['model']} K={row['slots']} batch {row['batch']} {row['image_size']} px "
+        f"{row['dtype']} {'fused' if row['fused'] else 'plain'}: {row['per_second']:.1f} steps/s, "
         f"{images:,.0f} images/s, {row['ms']:.3f} ms, {row['of_floor']:.1%} of the floor, "
         f"{row['peak_memory_mb']:.0f} MB, {row['mode']}, ready in {row['preparation_s']:.1f} s"
     )

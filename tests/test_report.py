@@ -111,7 +111,11 @@ def test_a_vector_of_one_and_frames_in_main_memory_have_names_of_their_own(tmp_p
     append_line(tmp_path / "throughput.jsonl", speed_line(1, 1.0) | {"rows": rows})
     text = report.render(tmp_path)
     assert row_of(text, "encode, K=5", "cuda", "| 64 |")[4] == "9,000"
-    assert row_of(text, "host memory to host memory, K=5", "| 64 |")[4] == "8,000"
+    assert row_of(text, "host memory to host memory, K=5", "| 64 |")[4:7] == [
+        "0.300",
+        "latency ms",
+        "1.20 (bar)",
+    ]
     assert row_of(text, "SpriteGoal", "1,500 (bar)")[4] == "5,000"
     assert row_of(text, "SpriteGoal, vectorised", "| 64 |")[4] == "16,000"
     assert "--what env --env-id GenesisRL/RoomReach-v0 --envs 4096\n" in text
@@ -121,10 +125,13 @@ def test_training_with_and_without_own_kernels_is_told_apart(tmp_path):
     row = {"what": "train", "device": "cuda", "batch": 32, "dtype": "bf16", "slots": 5}
     row |= {"of_floor": 0.1, "preparation_s": 48.2}
     rows = [row | {"fused": fused, "per_second": 100.0 * (1 + fused)} for fused in (False, True)]
+    rows.append(row | {"model": "dc_vae", "slots": 1, "fused": True, "per_second": 700.0})
     line = {"rows": rows, "command": "python -m benchmarks.training_speed", **ORIGIN}
     append_line(tmp_path / "training_speed.jsonl", line)
     text = report.render(tmp_path)
-    assert row_of(text, "K = 5, batch 32", "compiled")[2:4] == ["100.0", "3,200"]
+    assert row_of(text, "DC-VAE, K = 1", "own")[2:5] == ["700.0", "22,400", "600 (bar)"]
+    assert "--slots 7 --models genesis_s monet bd_vae" in text
+    assert row_of(text, "GENESIS, K = 5, batch 32", "compiled")[2:4] == ["100.0", "3,200"]
     assert row_of(text, "K = 5, batch 32", "own")[2:4] == ["200.0", "6,400"]
     assert "--slots 5 --fused off on" not in text  # has been measured
     assert "--slots 7 --fused off on" in text

@@ -53,7 +53,7 @@ def test_the_command_prints_speed_and_profile_and_saves_both(tmp_path, capsys, m
     argv += ["--seconds", "0.05", "--profile"]
     training_speed.main([*argv, "--top", "3", "--results-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("K=2 batch 2 32 px fp32 plain: ")
+    assert lines[0].startswith("genesis K=2 batch 2 32 px fp32 plain: ")
     row = json.loads(lines[-1])["rows"][0]
     assert row["families"]["convolution"] > 0
     assert row["fused"] is False
