@@ -7,7 +7,7 @@ agent moves (`move`) and what a touch means (`judge`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple
 
 import gymnasium as gym
@@ -239,7 +239,7 @@ def scatter_apart(keys: Tensor, tables: Sequence[Tensor], taken: Tensor | None =
     return chosen[:, -len(tables) :]
 
 
-@lru_cache(maxsize=64)
+@cache  # recordings read them for good (envs.replay)
 def clear_places(
     device: str,
     start: tuple[float, float] = MIDDLE,

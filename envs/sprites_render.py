@@ -7,7 +7,7 @@ in the code below are pixels of a 64 x 64 frame until `_labels` scales them to t
 Shapes: B scenes, N sprites, H x W pixels, P x P pixels in the window around a sprite.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ class _Tables(NamedTuple):
     profile_half: Tensor
 
 
-@lru_cache(maxsize=64)
+@cache  # recordings read them for good (envs.replay)
 def _tables(device: str, count: int, image_size: int, window: int) -> _Tables:
     with torch.inference_mode(False):  # they outlive the caller's mode
         ticks = torch.arange(window)

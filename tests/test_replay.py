@@ -1,3 +1,4 @@
+import contextlib
 import warnings
 
 import gymnasium as gym
@@ -5,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import envs.vector
 from envs.replay import Replays, download
@@ -179,6 +182,31 @@ def test_a_row_may_begin_several_times_over(name):
     once._world.begin(torch.tensor([2, 0]), torch.tensor([7, 9]))
     often._world.begin(torch.tensor([2, 0, 0, 0]), torch.tensor([7, 9, 9, 9]))
     torch.testing.assert_close(once._world.state(), often._world.state(), rtol=0, atol=0)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses what takes or makes tensors of the host: on a GPU these would have to travel."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for one in tree_leaves((args, kwargs, result)):
+            # Single numbers may be part of a launch; where they may not, the tape refuses them.
+            if isinstance(one, torch.Tensor) and one.device.type == "cpu" and one.ndim:
+                raise AssertionError(f"{function} sees a tensor of the host")
+        return result
+
+
+@pytest.mark.parametrize("name", [*SPRITES, ROOM])
+def test_nothing_travels_between_host_and_device(name):
+    state = {"observation": "state"} if name == ROOM else {"info_state": True}
+    env = gym.make_vec(name, 4, "vector_entry_point", device="meta", **state)
+    draws = torch.zeros(2, 3, dtype=torch.int64, device="meta")
+    actions = torch.zeros(4, dtype=torch.int64, device="meta")
+    for mode in (contextlib.nullcontext(), OneDevice()):  # first, tables are made
+        with mode:
+            env._renew(draws)
+            env._advance(actions)
+            env._show()
 
 
 @pytest.mark.gpu

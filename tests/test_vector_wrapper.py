@@ -246,3 +246,14 @@ def test_tensors_of_an_episode_are_memory_of_their_own(checkpoint):
     first.zero_()
     again, _ = envs.reset(options={"reset_mask": np.array([True, False])})
     assert again[1].abs().sum() > 0
+
+
+def test_final_tensors_do_not_keep_the_batch_alive(checkpoint):
+    frames = [functools.partial(Counter, length=3 + 5 * (i > 0), size=32) for i in range(8)]
+    envs = SyncVectorEnv(frames, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = GenesisVectorObsWrapper(envs, checkpoint, tensors=True)
+    envs.reset(seed=0)
+    for _ in range(3):
+        *_, infos = envs.step(np.zeros(8, int))
+    final = infos["final_obs"][0]
+    assert final.untyped_storage().nbytes() == final.numel() * 4
