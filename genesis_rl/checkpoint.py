@@ -154,6 +154,11 @@ def resolve_checkpoint(id_or_path: StrPath) -> Path:
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
     if text in shipped:
         return SHIPPED / text
+    if len(text) > _MAX_NUMBER or "\n" in text:
+        raise FileNotFoundError(
+            f"no checkpoint {text[:40]!r}...: needed is an id or a folder; a model is saved first, "
+            "by save_checkpoint(folder, model)"
+        )
     path = Path(text).expanduser()
     if path.name in (WEIGHTS, CONFIG, MANIFEST) and path.is_file():
         path = path.parent
@@ -255,6 +260,8 @@ def _entry(folder: Path) -> dict[str, Any]:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
+        if (folder / "model" / MANIFEST).is_file():
+            raise FileNotFoundError(f"{folder} is a run; its checkpoint is {folder / 'model'}")
         raise FileNotFoundError(
             f"{folder} is no checkpoint: {MANIFEST} is missing (expected {WEIGHTS}, {CONFIG} and "
             f"{MANIFEST}, as save_checkpoint writes them)"

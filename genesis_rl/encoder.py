@@ -207,10 +207,17 @@ class GenesisEncoder:
 
     def _check(self, images: Tensor, noise: Tensor | None) -> None:
         size = self.image_size
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"the encoder needs a tensor [B, 3, {size}, {size}], but got "
+                f"{type(images).__name__}; torch.from_numpy makes one of an array"
+            )
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            last = images.ndim == 4 and images.shape[3] == 3
+            advice = "move channels by permute(0, 3, 1, 2)" if last else "resize them"
             raise ValueError(
                 f"the encoder needs images [B, 3, {size}, {size}], but got {list(images.shape)}; "
-                "resize them first"
+                f"{advice} first"
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images must be uint8 or float, but are {images.dtype}")

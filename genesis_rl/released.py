@@ -47,7 +47,14 @@ def load_released_checkpoint(
             raise FileNotFoundError(
                 f"no released checkpoint at {source}; give the file that the release saved"
             )
-        content: Mapping[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+        try:
+            content: Mapping[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is no such file may raise anything
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{source} cannot be read as weights ({type(error).__name__}: {reason}); give the "
+                "file that the release saved"
+            ) from error
     else:
         content = source
     try:

@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import warnings
+from pathlib import Path
 
 import cloudpickle
 import gymnasium as gym
@@ -20,7 +21,17 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from genesis_rl import GenesisObsWrapper
-from toys import KINDS, Counter, Scribble, gpu, mean_colour, rollout, tiny_checkpoint, wrapped
+from toys import (
+    KINDS,
+    Counter,
+    Scribble,
+    gpu,
+    mean_colour,
+    rollout,
+    tiny_checkpoint,
+    tiny_model,
+    wrapped,
+)
 
 SPRITES = "envs:GenesisRL/SpriteGoal-v0"
 
@@ -189,6 +200,7 @@ def test_samples_scatter_around_the_mean():
         ({"parity": "unofficial"}, "parity must be None or 'official'"),
         ({"parity": "official", "layout": "slots"}, "use layout='flat' or 'dict'"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"clip": "10"}, "clip must be positive"),
         ({"clip": float("inf")}, "clip must be positive and finite"),
         ({"clip": 1e6, "dtype": "float16"}, "finite in float16"),
         ({"device": "gpu"}, "device must be"),
@@ -211,8 +223,32 @@ def test_the_wrong_wrapper_names_the_right_one(checkpoint):
         GenesisObsWrapper(SyncVectorEnv([Scribble]), checkpoint)
     with pytest.raises(TypeError, match="Stable-Baselines3 VecEnv, which GenesisVecEnvWrapper is"):
         GenesisObsWrapper(DummyVecEnv([Scribble]), checkpoint)
-    with pytest.raises(TypeError, match="needs an environment, but got str"):
+    with pytest.raises(TypeError, match=r"needs an environment, but got str; .*make\(id\)"):
         GenesisObsWrapper("CartPole-v1", checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("frame", "got"),
+    [(None, r"\[\] object"), ({"frame": 0}, r"\[\] object"), ([[1, 2]], r"\[1, 2\] int")],
+    ids=str,
+)
+def test_what_is_no_array_is_told_what_was_announced(checkpoint, frame, got):
+    env = Scribble()
+    env._draw = lambda action: frame
+    with pytest.raises(ValueError, match=rf"announced frames \[32, 32, 3\] uint8, but got {got}"):
+        GenesisObsWrapper(env, checkpoint, device="cpu").reset()
+
+
+def test_a_model_in_place_of_a_checkpoint_is_told_to_be_saved():
+    with pytest.raises(FileNotFoundError, match=r"save_checkpoint\(folder, model\)"):
+        GenesisObsWrapper(Scribble(), tiny_model())
+
+
+def test_a_run_in_place_of_its_checkpoint_names_the_checkpoint(tmp_path):
+    (tmp_path / "run").mkdir()
+    Path(tiny_checkpoint(tmp_path / "run")).rename(tmp_path / "run" / "model")
+    with pytest.raises(FileNotFoundError, match=r"is a run; its checkpoint is .*/run/model"):
+        GenesisObsWrapper(Scribble(), str(tmp_path / "run"))
 
 
 def test_latents_that_a_model_does_not_have_are_refused():

@@ -38,6 +38,14 @@ def test_a_missing_file_is_named(tmp_path):
         load_released_checkpoint(tmp_path / "nowhere")
 
 
+def test_a_file_of_something_else_is_refused_by_name(tmp_path):
+    (tmp_path / "notes.txt").write_text("not weights")
+    with pytest.raises(
+        ValueError, match=r"notes\.txt cannot be read as weights .*that the release"
+    ):
+        load_released_checkpoint(tmp_path / "notes.txt")
+
+
 def test_a_file_of_another_model_is_refused_with_the_entry_it_lacks():
     state = released_state_dict(SHAPES)
     del state["prior_mlp.2.weight"], state["prior_mlp.2.bias"]

@@ -313,3 +313,8 @@ def test_the_wrong_wrapper_names_the_right_one(checkpoint):
 def test_stacked_frames_are_refused(checkpoint):
     with pytest.raises(ValueError, match=r"GenesisVecEnvWrapper needs frames .*of stacked frames"):
         GenesisVecEnvWrapper(VecFrameStack(scribbles(1), 4), checkpoint)
+    grey = VecFrameStack(scribbles(1, kind="grey"), 4)  # looks like colours and opacity
+    assert grey.observation_space.shape == (32, 32, 4)
+    with pytest.raises(ValueError, match=r"a stack of four grey ones.* put it outside of Genesis"):
+        GenesisVecEnvWrapper(VecMonitor(grey), checkpoint)
+    GenesisVecEnvWrapper(scribbles(1, kind="opaque"), checkpoint)

@@ -140,12 +140,18 @@ class SlotModel(nn.Module, ABC):
 
         Raises:
             ValueError: If they are not `[B, 3, H, W]`.
+            TypeError: If they are not floats.
         """
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(
                 f"{type(self).__name__} needs images [B, 3, {size}, {size}], but got "
                 f"{tuple(images.shape)}; resize them, or build the model with their image_size"
+            )
+        if not images.is_floating_point():
+            raise TypeError(
+                f"{type(self).__name__} needs floats in [0, 1], but got {images.dtype}; divide by "
+                "255"
             )
 
 

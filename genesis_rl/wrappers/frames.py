@@ -52,6 +52,9 @@ class FrameFormat:
                 "If the environment only renders pixels, wrap it in "
                 "gymnasium.wrappers.AddRenderObservation first; of stacked frames, pass one."
             )
+        if len(shape) == 3 and shape[0] == 4 and shape[-1] not in CHANNELS:
+            # Opacity comes last wherever there is any; these are stacks, such as ALE's own.
+            raise ValueError("Of four grey frames in a stack pass one (stack_size=1, say).")
         if dtype != np.uint8 and dtype.kind != "f":
             raise ValueError("Convert the frames to uint8.")
         if dtype.kind == "f" and (
@@ -110,9 +113,11 @@ class FrameFormat:
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if shape != self.shape or dtype != self.dtype:
+            other_size = dtype == self.dtype and len(shape) == len(self.shape)
+            resized = " (gymnasium.wrappers.ResizeObservation does)" if other_size else ""
             raise ValueError(
                 f"the observation space announced frames {list(self.shape)} {self.dtype}, but got "
-                f"{list(shape)} {dtype}; make the environment return what it announces"
+                f"{list(shape)} {dtype}; make the environment return what it announces{resized}"
             )
 
     def _check_range(self, low: float, high: float) -> None:

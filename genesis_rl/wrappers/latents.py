@@ -86,7 +86,7 @@ class LatentOptions:
                 "parity='official' leaves out the mask latent of the slot that is inferred last, "
                 "which align moves about; use one of the two"
             )
-        if not (self.clip > 0 and math.isfinite(self.bound)):
+        if not (isinstance(self.clip, int | float) and self.clip > 0 and math.isfinite(self.bound)):
             raise ValueError(
                 f"clip must be positive and finite in {self.dtype}, but got {self.clip!r}"
             )
@@ -322,6 +322,13 @@ def frame_format(space: gym.Space[Any], name: str) -> FrameFormat:
         ) from None
 
 
+_MAKERS = {
+    "GenesisObsWrapper": "gymnasium.make(id)",
+    "GenesisVectorObsWrapper": "gymnasium.make_vec(id, num_envs=16)",
+    "GenesisVecEnvWrapper": "make_vec_env(id, n_envs=16) of Stable-Baselines3",
+}
+
+
 def check_kind(env: Any, name: str) -> None:
     """Tells a user who took the wrong one of the three wrappers which is the right one."""
     sb3 = any(
@@ -335,6 +342,29 @@ def check_kind(env: Any, name: str) -> None:
     ):
         if matches and right != name:
             raise TypeError(f"{name} was given {kind}, which {right} is for")
+        if matches and _stacks_grey_frames(env):
+            raise ValueError(
+                f"{name} needs single frames, but got a stack of four grey ones, which cannot be "
+                "told from red, green, blue and opacity; leave out the stacking, or put it outside "
+                f"of {name}"
+            )
         if matches:
             return
-    raise TypeError(f"{name} needs an environment, but got {type(env).__name__}")
+    raise TypeError(
+        f"{name} needs an environment, but got {type(env).__name__}; make one first, for example "
+        f"by {_MAKERS[name]}"
+    )
+
+
+def _stacks_grey_frames(env: Any) -> bool:
+    space = getattr(env, "single_observation_space", env.observation_space)
+    if len(space.shape or ()) != 3 or space.shape[-1] != 4:
+        return False
+    while env is not None:
+        if "FrameStack" in type(env).__name__:
+            return True
+        inside = vars(env)
+        envs = inside.get("envs")  # the first speaks for all
+        first = envs[0] if isinstance(envs, list | tuple) and envs else None
+        env = inside.get("env", inside.get("venv", first))
+    return False

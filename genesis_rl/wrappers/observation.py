@@ -92,7 +92,8 @@ class GenesisObsWrapper(
     def observation(self, observation: Any) -> Observation:
         """Encodes one frame; with `align`, as the next one of the episode."""
         self._frame = observation
-        latents = self._observer(observation[None], begins=[0] if self._begins else [])
+        frames = observation[None] if hasattr(observation, "shape") else [observation]
+        latents = self._observer(frames, begins=[0] if self._begins else [])
         self._begins = False
         if isinstance(latents, dict):
             return {name: entry[0] for name, entry in latents.items()}
