@@ -49,6 +49,8 @@ ALLOWED = {
     },
 }
 
+CALLS = {"eval", "exec", "yaml.load", "torch.load", "torch.jit.load", "torch.hub.load"}
+
 FILES = sorted(p for name in OWN for p in (ROOT / name).rglob("*.py"))
 
 
@@ -80,13 +82,35 @@ def dangers(path: Path) -> list[str]:
             continue
         called = ast.unparse(node.func)
         pickled = any(
-            k.arg == "allow_pickle" and ast.unparse(k.value) == "True" for k in node.keywords
+            k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
         )
-        if called in {"eval", "exec", "yaml.load", "torch.load"} or pickled:
+        if called in CALLS or pickled:
             found.append(ast.unparse(node))
         if called.endswith((".extractall", ".extract")):
             found.append(ast.unparse(node))
     return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import cloudpickle",
+        "eval(text)",
+        "exec(text)",
+        "yaml.load(text)",
+        "torch.load(file)",
+        "torch.jit.load(file)",
+        "numpy.load(file, allow_pickle=True)",
+        "archive.extractall(folder)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(tmp_path, code):
+    (tmp_path / "x.py").write_text(f"def f():\n    {code}\n")
+    assert len(dangers(tmp_path / "x.py")) == 1
+    (tmp_path / "x.py").write_text("model.eval()\nyaml.safe_load(text)\nnumpy.load(file)\n")
+    assert dangers(tmp_path / "x.py") == []
 
 
 def test_nothing_that_is_read_can_run_code():
