@@ -51,6 +51,11 @@ def stamp(space: Any, checkpoint: str, encoder: Any, options: Mapping[str, Any])
     )
 
 
+def shows_slots(space: Any) -> bool:
+    """Whether a space is that of one of the wrappers."""
+    return hasattr(space, _ORIGIN)
+
+
 def load_agent(
     algorithm: Algorithm[Agent],
     path: StrPath,

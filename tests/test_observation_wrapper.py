@@ -239,6 +239,11 @@ def test_what_is_no_array_is_told_what_was_announced(checkpoint, frame, got):
         GenesisObsWrapper(env, checkpoint, device="cpu").reset()
 
 
+def test_an_environment_that_is_wrapped_already_is_told_so(checkpoint):
+    with pytest.raises(ValueError, match="shows slots already: wrap once"):
+        GenesisObsWrapper(wrapped(checkpoint, layout="slots"), checkpoint)
+
+
 def test_a_model_in_place_of_a_checkpoint_is_told_to_be_saved():
     with pytest.raises(FileNotFoundError, match=r"save_checkpoint\(folder, model\)"):
         GenesisObsWrapper(Scribble(), tiny_model())

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_rl.agents import stamp
+from genesis_rl.agents import shows_slots, stamp
 from genesis_rl.alignment import SlotAligner
 from genesis_rl.encoder import GenesisEncoder, ObjectEncoder, open_encoder
 from genesis_rl.models.slots import Decomposition
@@ -305,6 +305,8 @@ def arrange(
 
 def frame_format(space: gym.Space[Any], name: str) -> FrameFormat:
     """Reads the frame format off an observation space, or says why it cannot be one."""
+    if shows_slots(space):
+        raise ValueError(f"{name} needs frames, but the environment shows slots already: wrap once")
     try:
         if isinstance(space, spaces.Dict):
             raise ValueError(
