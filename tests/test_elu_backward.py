@@ -14,7 +14,14 @@ from torch import nn
 from genesis_rl.models.components import Components, ComponentVae
 from on_triton import run_in_interpreter, starts_the_interpreter, triton_device
 from pretrain.kernels import use_kernels
-from pretrain.kernels.elu import bias_elu, elu_backward, elu_readout, elu_readout_backward
+from pretrain.kernels.elu import (
+    bias_elu,
+    elu_backward,
+    elu_readout,
+    elu_readout_backward,
+    spread,
+    spread_backward,
+)
 
 
 @pytest.fixture
@@ -49,6 +56,15 @@ class Case:
         y.backward(self.upstream.float())
         return elu_backward(self.upstream, y.detach().to(self.x.dtype)), (x.grad, bias.grad)
 
+    def of_spread(self):
+        """Gradients of what is added up before an ELU: an image, and numbers for every image."""
+        grid = self.x[:1].float().clone().requires_grad_()
+        latents = self.x[:, :, 0, 0].float().clone().requires_grad_()
+        y = F.elu(grid + latents[:, :, None, None])
+        y.backward(self.upstream.float())
+        found = spread_backward(self.upstream, y.detach().to(self.x.dtype))
+        return found, (grid.grad, latents.grad)
+
     def of_readout(self):
         """The same of the weighted sums, and the gradients of their weights."""
         x, bias = self.x.float().clone().requires_grad_(), self.bias.clone().requires_grad_()
@@ -73,6 +89,7 @@ SHAPES = [(2, 32, 5, 3), (3, 64, 7, 9), (2, 24, 11, 7)]
 def test_gradients_are_those_of_the_plain_twins(shape, device):
     case = Case(shape, device)
     assert_close(*case.of_elu(), 1e-5)
+    assert_close(*case.of_spread(), 1e-5)
     assert_close(*case.of_readout(), 1e-5)
 
 
@@ -99,12 +116,13 @@ def test_more_tiles_than_programs_change_nothing(programs, device, monkeypatch):
     monkeypatch.setattr(elu_passes, "_PROGRAMS", programs)
     case = Case((2, 32, 9, 11), device)  # 25 tiles, the last of them cut short
     assert_close(*case.of_elu(), 1e-5)
+    assert_close(*case.of_spread(), 1e-5)
     assert_close(*case.of_readout(), 1e-5)
 
 
 def test_results_repeat_bit_for_bit(device):
     case = Case((2, 64, 9, 9), device, torch.bfloat16)
-    for gradients in (case.of_elu, case.of_readout):
+    for gradients in (case.of_elu, case.of_spread, case.of_readout):
         first, second = gradients()[0], gradients()[0]
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -134,12 +152,17 @@ def test_gradients_of_sums_may_lie_channels_last(device):
 def test_torch_finds_the_operations_well_formed(device):
     case = Case((2, 8, 3, 3), device)
     torch.library.opcheck(elu_backward, (case.upstream, case.x))
+    torch.library.opcheck(spread_backward, (case.upstream, case.x))
     arguments = (case.of_sums, case.x, case.bias, case.weight)
     torch.library.opcheck(elu_readout_backward, arguments)
 
 
 def test_forward_is_that_of_the_plain_twins_up_to_rounding():
     case = Case((2, 32, 5, 3), torch.device("cpu"), torch.bfloat16)
+    grid, latents = case.x[:1], case.x[:, :, 0, 0]
+    exact = F.elu(grid.double() + latents.double()[:, :, None, None])
+    found = spread(grid, latents, nn.ELU()).double()
+    torch.testing.assert_close(found, exact, rtol=2**-8, atol=1e-7)
     readout = nn.Conv2d(32, 3, 1)
     exact = F.elu(case.x.double() + case.bias.double()[:, None, None])
     torch.testing.assert_close(bias_elu(case.x, case.bias).double(), exact, rtol=2**-8, atol=1e-7)
@@ -153,6 +176,9 @@ def test_other_types_keep_the_exact_one():
     exact, readout = F.elu(case.x + case.bias[:, None, None]), nn.Conv2d(32, 3, 1)
     assert torch.equal(bias_elu(case.x, case.bias), exact)
     torch.testing.assert_close(elu_readout(case.x, case.bias, readout), readout(exact))
+    grid, latents = case.x[:1], case.x[:, :, 0, 0]
+    exact = F.elu(grid + latents[:, :, None, None])
+    assert torch.equal(spread(grid, latents, nn.ELU()), exact)
 
 
 def small(activation) -> ComponentVae:

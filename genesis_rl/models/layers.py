@@ -108,6 +108,14 @@ def activated(x: Tensor, conv: Any, activation: Any) -> Tensor:
 Activated = Callable[[Tensor, Any, Any], Tensor]
 
 
+def spread(grid: Tensor, latents: Tensor, activation: Any) -> Tensor:
+    """Adds `[B, C]` to every pixel of one image `[1, C, H, W]`, activated: `[B, C, H, W]`."""
+    return activation(grid + latents[:, :, None, None])
+
+
+Spread = Callable[[Tensor, Tensor, Any], Tensor]
+
+
 class GatedConv(nn.Module):
     """Convolution, normalisation, gated linear unit: `norm(h) * sigmoid(norm(g))`.
 
@@ -224,8 +232,9 @@ class BroadcastDecoder(nn.Module):
     come after the latent's channels.
     """
 
-    # Who trains may set faster functions with the same results. The second one, if there is any,
+    # Who trains may set faster functions with the same results. The last one, if there is any,
     # maps the last convolved image, the bias that it lacks and the readout to what is read out.
+    spread: Spread = staticmethod(spread)
     activated: Activated = staticmethod(activated)
     active_readout: Callable[[Tensor, Tensor, Readout], Tensor] | None = None
 
@@ -257,9 +266,8 @@ class BroadcastDecoder(nn.Module):
         """Maps `[B, L]` to `[B, channels, S, S]`, unbounded."""
         # A convolution of a constant image is a linear map: the tiled grid is never built.
         by_latent, by_coordinate = self.first.weight.split([z.shape[1], 2], dim=1)
-        x = F.conv2d(self.coordinates, by_coordinate, self.first.bias)  # [1, width, S + 6, S + 6]
-        x = x + F.linear(z, by_latent.sum(dim=(2, 3)))[:, :, None, None]
-        x = self.activation(x)
+        grid = F.conv2d(self.coordinates, by_coordinate, self.first.bias)
+        x = self.spread(grid, F.linear(z, by_latent.sum(dim=(2, 3))), self.activation)
         *earlier, last = self.later
         for conv in earlier:
             x = self.activated(x, conv, self.later_activation)

@@ -13,7 +13,7 @@ from genesis_rl.inference.paired import suits_phases
 from genesis_rl.models.components import ComponentVae
 from genesis_rl.models.layers import BroadcastDecoder, Conv, GatedConv, Readout
 from genesis_rl.models.masks import Masks
-from pretrain.kernels.elu import MOST_SUMS, activated, elu, elu_readout
+from pretrain.kernels.elu import MOST_SUMS, activated, elu, elu_readout, spread
 from pretrain.kernels.norm_gate import batch_norm_gate, norm_gate
 from pretrain.kernels.paired import corners, paired
 from pretrain.kernels.readout import weighted_sums
@@ -67,8 +67,10 @@ def use_kernels(model: nn.Module, device: torch.device, *, pairs: bool = True) -
             layer.infer_slots, layer.unroll = infer_slots, unroll
         if isinstance(layer, BroadcastDecoder | ComponentVae):
             layer.activated = activated
-        if isinstance(layer, BroadcastDecoder) and reads_elu(layer):
-            layer.active_readout = elu_readout
+        if isinstance(layer, BroadcastDecoder):
+            layer.spread = spread
+            if reads_elu(layer):
+                layer.active_readout = elu_readout
         if isinstance(layer, nn.ELU):
             layer.forward = elu  # type: ignore[assignment, method-assign]
 

@@ -45,6 +45,13 @@ def bias_elu(x: Tensor, bias: Tensor) -> Tensor:
     return _BiasElu.apply(x, bias)
 
 
+def spread(grid: Tensor, latents: Tensor, activation: nn.Module) -> Tensor:
+    """Returns `activation(grid + latents[:, :, None, None])`: `[1, C, H, W]` and `[B, C]`."""
+    if not isinstance(activation, nn.ELU) or grid.dtype != torch.bfloat16:
+        return activation(grid + latents[:, :, None, None])
+    return _SpreadElu.apply(grid, latents)
+
+
 def elu_readout(x: Tensor, bias: Tensor, readout: nn.Conv2d) -> Tensor:
     """Maps a convolution's output `[B, C, H, W]` to `readout(F.elu(x + bias))`, `[B, O, H, W]`.
 
@@ -86,6 +93,20 @@ class _BiasElu(torch.autograd.Function):
         return elu_backward(upstream, *ctx.saved_tensors)
 
 
+class _SpreadElu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, latents: Tensor) -> Tensor:
+        y = _exponential(grid.float() + latents.float()[:, :, None, None]).to(grid.dtype)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        (y,) = ctx.saved_tensors
+        of_grid, of_latents = spread_backward(upstream, y)
+        return of_grid.to(y.dtype), of_latents.to(y.dtype)
+
+
 class _EluReadout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
@@ -108,6 +129,18 @@ def elu_backward(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     of_x, of_bias = passes.elu_backward(as_rows(upstream), as_rows(y))
     return of_x.permute(0, 3, 1, 2), of_bias
+
+
+@torch.library.custom_op("genesis_rl::spread_backward", mutates_args=())
+def spread_backward(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns sums over B and over pixels of the gradient before the ELU that gave `[B, C, H, W]`.
+
+    That is `[1, C, H, W]` and `[B, C]`, both float32: the gradients of what `spread` has added.
+    """
+    from pretrain.kernels import elu_passes as passes
+
+    of_grid, of_latents = passes.spread_backward(as_rows(upstream), as_rows(y))
+    return of_grid.permute(0, 3, 1, 2), of_latents
 
 
 # The few sums' gradients come as the compiler lays them out anyway: a tag spares it a copy.
@@ -136,6 +169,11 @@ def _like_pixels(x: Tensor) -> Tensor:
 @elu_backward.register_fake
 def _(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return _like_pixels(y), y.new_empty(y.shape[1], dtype=torch.float32)
+
+
+@spread_backward.register_fake
+def _(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return _like_pixels(y[:1]).float(), y.new_empty(y.shape[:2], dtype=torch.float32)
 
 
 @elu_readout_backward.register_fake

@@ -28,6 +28,20 @@ def elu_backward(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return out, _combined(partial)
 
 
+def spread_backward(upstream: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients' sums over `[N, H, W, C]` images, `[1, H, W, C]`, and over pixels."""
+    images, height, width, channels = y.shape
+    pixels, tiles, sizes = cut(y[:1], channels, _ELEMENTS)
+    shares = min(images, triton.cdiv(_PROGRAMS, tiles))
+    of_grid = y.new_empty(shares, height, width, channels, dtype=torch.float32)
+    of_images = y.new_empty(tiles, images, channels, dtype=torch.float32)
+    sizes |= {"SHARE": triton.cdiv(images, shares), "STAGES": _STAGES, "num_warps": _WARPS}
+    kernels.slope_and_sums[(tiles, shares)](
+        upstream, y, of_grid, of_images, images, pixels, **sizes
+    )
+    return of_grid.sum(dim=0, keepdim=True), of_images.sum(dim=0)
+
+
 def elu_readout_backward(
     upstream: Tensor, x: Tensor, bias: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:

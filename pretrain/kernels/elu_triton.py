@@ -47,6 +47,45 @@ def slope_and_sum(
 
 
 @triton.jit
+def slope_and_sums(
+    upstream_ptr,
+    y_ptr,
+    of_grid_ptr,
+    of_images_ptr,
+    images,
+    pixels,
+    C: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHARE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """What the gradient of ELU's input adds up to: over images at a pixel, over pixels of an image.
+
+    A program has a tile of pixels in its share of the images.
+    """
+    tile, share = tl.program_id(0), tl.program_id(1)
+    channel = tl.arange(0, PADDED)
+    used = channel < C
+    pixel = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = (pixel < pixels)[:, None] & used[None, :]
+    sums = tl.zeros([BLOCK, PADDED], tl.float32)
+    for i in tl.range(SHARE, num_stages=STAGES):
+        image = share * SHARE + i
+        there = inside & (image < images)
+        row = (image * pixels).to(tl.int64) + pixel
+        at = row[:, None] * C + channel[None, :]
+        upstream = tl.load(upstream_ptr + at, mask=there, other=0).to(tl.float32)
+        y = tl.load(y_ptr + at, mask=there, other=0).to(tl.float32)
+        gradient = tl.where(y > 0, upstream, upstream * (y + 1))
+        sums += gradient
+        at = of_images_ptr + (tile * images + image) * C + channel
+        tl.store(at, tl.sum(gradient, axis=0), mask=used & (image < images))
+    at = of_grid_ptr + (share * pixels + pixel)[:, None] * C + channel[None, :]
+    tl.store(at, sums, mask=inside)
+
+
+@triton.jit
 def _of_sum(upstream_ptr, at, inside, o: tl.constexpr, SUMS: tl.constexpr, of_sum):
     """The gradient of pixels' o-th weighted sum, `[BLOCK, 1]`: 0 where there is none."""
     return tl.load(upstream_ptr + at + o * of_sum, mask=inside & (o < SUMS), other=0.0)[:, None]
