@@ -19,6 +19,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 from benchmarks import cost_growth
 from benchmarks.common import RESULTS, ROOT, read_lines, run_cli
 from benchmarks.report_markdown import Line, commands, newest, origin, section
+from pretrain.command_line import Parser, output_file
 
 HEADER = """# Results
 
@@ -49,13 +50,13 @@ RL_ANCHORS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=RESULTS, help="folder of the lines")
-    parser.add_argument("--out", type=Path, default=ROOT / "RESULTS.md")
+    parser.add_argument("--out", type=output_file, default=ROOT / "RESULTS.md")
     parser.add_argument("--check", action="store_true", help="only fail if RESULTS.md is stale")
     args = parser.parse_args(argv)
+    if not args.results_dir.is_dir():  # a page without a number would take the place of RESULTS.md
+        raise ValueError(f"--results-dir needs a folder of results, but {args.results_dir} is none")
     if not args.check:
         growth = args.results_dir / "cost_growth.jsonl"
         cost_growth.draw(read_lines(growth), growth.with_suffix(".png"))

@@ -102,6 +102,14 @@ def test_an_unknown_environment_is_a_line_and_no_traceback(capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_report_on_no_results_does_not_replace_the_last_one(tmp_path):
+    (tmp_path / "RESULTS.md").write_text("numbers")
+    main = importlib.import_module("benchmarks.report").main
+    with pytest.raises(ValueError, match="needs a folder of results"):
+        main(["--results-dir", str(tmp_path / "none"), "--out", str(tmp_path / "RESULTS.md")])
+    assert (tmp_path / "RESULTS.md").read_text() == "numbers"
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         common.run_cli(lambda argv: 1 / 0)

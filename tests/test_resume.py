@@ -55,8 +55,10 @@ def test_kill_9_changes_nothing_but_the_time(uninterrupted, tmp_path):
 def test_a_polite_signal_saves_the_step_in_hand(uninterrupted, tmp_path, number):
     process = start(arguments(tmp_path, **LONG))
     wait_for_step(tmp_path, 13, process)
+    asked = time.monotonic()
     process.send_signal(number)
     status, output = finish(process)
+    assert time.monotonic() - asked < 10  # seconds; a scheduler kills after 30
     assert status == 0, output
     last = metrics(tmp_path)[-1]["step"]
     assert last < LONG["steps"]
