@@ -28,6 +28,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import genesis_rl
+from genesis_rl.checkpoint_files import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    hash_checked,
+    manifest_of,
+    read_checked,
+    read_manifest,
+)
 from genesis_rl.durable import parse_json, replace_folder, to_json, write_durably
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -40,11 +49,8 @@ MODELS = {
     "dc_vae": ("genesis_rl.models.vae", "DcVae", "VaeConfig"),
 }
 SHIPPED = Path(__file__).parent / "weights"
-WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 
-_MAX_JSON_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
-_PIECE = 1 << 20  # bytes
 _MAX_NUMBER = 4096  # no slot count, image size or width comes near
 _QUANTISED_FROM = 1_000_000  # elements; only GENESIS's two "fully connected" layers are larger
 _SCALE_SUFFIX = "::scale"  # no parameter name can hold a colon
@@ -92,11 +98,7 @@ def save_checkpoint(
         "genesis_rl": genesis_rl.__version__,
     }
     files = {WEIGHTS: safetensors.torch.save(tensors), CONFIG: to_json(config)}
-    digests = {
-        file: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        for file, data in files.items()
-    }
-    files[MANIFEST] = to_json({"files": digests})
+    files[MANIFEST] = manifest_of(files)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic only within one file system.
@@ -129,7 +131,7 @@ def load_checkpoint(id_or_path: StrPath) -> Any:
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG} describes no possible model: {error}") from error
     most = sum(4 * math.prod(t.shape) + 8 for t in expected.values()) + _MAX_HEADER_BYTES
-    data = _read_checked(folder, WEIGHTS, _manifest(folder), limit=most)
+    data = read_checked(folder, WEIGHTS, read_manifest(folder), limit=most)
     try:
         stored = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
@@ -193,17 +195,9 @@ def read_config(id_or_path: StrPath) -> dict[str, Any]:
 def checkpoint_sha256(id_or_path: StrPath) -> str:
     """Names a checkpoint by its content: the SHA-256 of weights and config, both verified."""
     folder = resolve_checkpoint(id_or_path)
-    manifest = _manifest(folder)
-    digest = hashlib.sha256()
-    for file in (CONFIG, WEIGHTS):
-        _check_size(folder, file, manifest)
-        content = hashlib.sha256()
-        with (folder / file).open("rb") as stream:  # in pieces: nobody vouches for its length
-            while piece := stream.read(_PIECE):
-                content.update(piece)
-        _check_hash(folder / file, content.hexdigest(), manifest[file]["sha256"])
-        digest.update(content.digest())
-    return digest.hexdigest()
+    manifest = read_manifest(folder)
+    parts = [hash_checked(folder, file, manifest) for file in (CONFIG, WEIGHTS)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 class _ShapesOnly(TorchFunctionMode):
@@ -254,60 +248,7 @@ def _model_config(entry: dict[str, Any], folder: Path) -> tuple[Any, Any]:
 
 
 def _entry(folder: Path) -> dict[str, Any]:
-    return parse_json(_read_checked(folder, CONFIG, _manifest(folder)), folder / CONFIG)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        if (folder / "model" / MANIFEST).is_file():
-            raise FileNotFoundError(f"{folder} is a run; its checkpoint is {folder / 'model'}")
-        raise FileNotFoundError(
-            f"{folder} is no checkpoint: {MANIFEST} is missing (expected {WEIGHTS}, {CONFIG} and "
-            f"{MANIFEST}, as save_checkpoint writes them)"
-        )
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {_MAX_JSON_BYTES} bytes, so it is not read")
-    files = parse_json(path.read_bytes(), path).get("files")
-    for file in (WEIGHTS, CONFIG):
-        line = files.get(file) if isinstance(files, dict) else None
-        digest = line.get("sha256") if isinstance(line, dict) else None
-        size = line.get("bytes") if isinstance(line, dict) else None
-        hexadecimal = isinstance(digest, str) and len(digest) == 64
-        if not (hexadecimal and set(str(digest)) <= set("0123456789abcdef") and type(size) is int):
-            raise ValueError(f"{path} is damaged: no sha256 and bytes for {file}; copy it again")
-    return dict(files)  # type: ignore[arg-type]
-
-
-def _read_checked(
-    folder: Path, file: str, manifest: dict[str, Any], limit: int | None = None
-) -> bytes:
-    """Reads a file whose size and SHA-256 must be the manifest's."""
-    path, size = folder / file, _check_size(folder, file, manifest)
-    limit = _MAX_JSON_BYTES if limit is None and file == CONFIG else limit
-    if limit is not None and size > limit:
-        raise ValueError(f"{path}: at most {limit} bytes fit its model, but it has {size}")
-    data = path.read_bytes()
-    _check_hash(path, hashlib.sha256(data).hexdigest(), manifest[file]["sha256"])
-    return data
-
-
-def _check_size(folder: Path, file: str, manifest: dict[str, Any]) -> int:
-    """Returns a file's bytes, which must be as many as the manifest says."""
-    path, expected = folder / file, manifest[file]["bytes"]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, so the checkpoint is incomplete; copy it again"
-        )
-    size = path.stat().st_size
-    if size != expected:
-        raise ValueError(f"{path} is damaged: {size} bytes, not {expected}; copy it again")
-    return size
-
-
-def _check_hash(path: Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's; copy it again")
+    return parse_json(read_checked(folder, CONFIG, read_manifest(folder)), folder / CONFIG)
 
 
 def _compress(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from genesis_rl.checkpoint import (
-    MANIFEST,
     checkpoint_sha256,
     load_checkpoint,
     read_config,
     resolve_checkpoint,
 )
+from genesis_rl.checkpoint_files import MANIFEST
 from genesis_rl.inference.runtime import PRECISIONS, Runtime, open_runtime, resolve_device
 
 StrPath = str | os.PathLike[str]

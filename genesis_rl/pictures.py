@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genesis_rl.checkpoint import MANIFEST, load_checkpoint, resolve_checkpoint
+from genesis_rl.checkpoint import load_checkpoint, resolve_checkpoint
+from genesis_rl.checkpoint_files import MANIFEST
 from genesis_rl.encoder import GenesisEncoder
 from genesis_rl.models.slots import Decomposition, SlotModel
 from genesis_rl.wrappers.frames import FrameFormat

@@ -17,6 +17,7 @@ from genesis_rl.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
+from genesis_rl.checkpoint_files import CONFIG, MANIFEST, WEIGHTS
 from genesis_rl.models.genesis import Genesis, GenesisConfig
 
 TINY = GenesisConfig(num_slots=3, image_size=32, mask_latents=8, component_latents=4, width=4)
@@ -36,23 +37,23 @@ def folder(model, tmp_path):
 def resign(folder):
     """Makes the manifest fit files that a test has changed: damage that no hash gives away."""
     files = {}
-    for name in (ck.WEIGHTS, ck.CONFIG):
+    for name in (WEIGHTS, CONFIG):
         data = (folder / name).read_bytes()
         files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (folder / ck.MANIFEST).write_text(json.dumps({"files": files}))
+    (folder / MANIFEST).write_text(json.dumps({"files": files}))
 
 
 def edit_weights(folder, change):
-    tensors = safetensors.torch.load_file(folder / ck.WEIGHTS)
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
     change(tensors)
-    safetensors.torch.save_file(tensors, folder / ck.WEIGHTS)
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
     resign(folder)
 
 
 def edit_config(folder, **changes):
-    entry = json.loads((folder / ck.CONFIG).read_text())
+    entry = json.loads((folder / CONFIG).read_text())
     entry["config"].update(changes)
-    (folder / ck.CONFIG).write_text(json.dumps(entry))
+    (folder / CONFIG).write_text(json.dumps(entry))
     resign(folder)
 
 
@@ -65,7 +66,7 @@ def test_a_loaded_model_is_the_saved_one(model, folder):
 
 
 def test_config_and_metadata_are_read_without_the_weights(folder):
-    (folder / ck.WEIGHTS).unlink()
+    (folder / WEIGHTS).unlink()
     entry = read_config(folder)
     assert entry["config"]["num_slots"] == 3
     assert entry["metadata"] == {"steps": 7}
@@ -126,7 +127,7 @@ def test_non_finite_weights_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [ck.WEIGHTS, ck.CONFIG])
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
 def test_every_flipped_bit_is_found(folder, name):
     path = folder / name
     data = path.read_bytes()
@@ -138,7 +139,7 @@ def test_every_flipped_bit_is_found(folder, name):
             load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", [ck.WEIGHTS, ck.CONFIG, ck.MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
 def test_every_truncated_file_is_found(folder, name, part):
     data = (folder / name).read_bytes()
@@ -147,7 +148,7 @@ def test_every_truncated_file_is_found(folder, name, part):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", [ck.WEIGHTS, ck.CONFIG, ck.MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
 def test_every_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
@@ -220,7 +221,7 @@ def test_a_config_that_does_not_fit_is_refused_in_one_line(folder, changes, mess
 
 
 def test_an_unknown_model_is_refused(folder):
-    (folder / ck.CONFIG).write_text(json.dumps({"model": "transformer", "config": {}}))
+    (folder / CONFIG).write_text(json.dumps({"model": "transformer", "config": {}}))
     resign(folder)
     with pytest.raises(ValueError, match="unknown model 'transformer'"):
         read_config(folder)
@@ -228,13 +229,13 @@ def test_an_unknown_model_is_refused(folder):
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"files": 3}', '{"files": {}}', "[" * 100_000])
 def test_a_broken_manifest_is_refused(folder, text):
-    (folder / ck.MANIFEST).write_text(text)
-    with pytest.raises(ValueError, match=ck.MANIFEST):
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ValueError, match=MANIFEST):
         load_checkpoint(folder)
 
 
 def test_a_pickle_is_never_opened(folder, tmp_path):
-    torch.save({"a": 1}, folder / ck.WEIGHTS)
+    torch.save({"a": 1}, folder / WEIGHTS)
     resign(folder)
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_checkpoint(folder)
@@ -244,14 +245,14 @@ def test_a_pickle_is_never_opened(folder, tmp_path):
 
 
 def test_a_huge_header_is_refused(folder):
-    (folder / ck.WEIGHTS).write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    (folder / WEIGHTS).write_bytes((2**60).to_bytes(8, "little") + b"{}")
     resign(folder)
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_checkpoint(folder)
 
 
 def test_weights_that_no_model_could_have_take_no_memory(folder):
-    path, size = folder / ck.WEIGHTS, 1 << 27
+    path, size = folder / WEIGHTS, 1 << 27
     with path.open("r+b") as file:
         file.truncate(size)  # a hole, which takes no space on the disk either
     resign(folder)
