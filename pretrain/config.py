@@ -1,9 +1,8 @@
-"""A training run is a dataclass, filled from YAML and then from flags, strictly.
+"""A training run is a dataclass, filled strictly; `flags.py` fills it from the command line.
 
 Imports neither torch nor numpy, so that `--help` is instant.
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -13,9 +12,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.command_line import Parser, suggest
+from pretrain.command_line import suggest
 from pretrain.data import DATASETS, parse_name
-from pretrain.strict_yaml import dump_yaml, load_yaml
+from pretrain.strict_yaml import dump_yaml
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -231,48 +230,6 @@ _NAMES = [f.name for f in fields(Config)]
 _TYPES = typing.get_type_hints(Config)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> Config:
-    """Builds a run's settings from defaults, then `--config`, then flags.
-
-    With `--resume` the run folder's own `config.yaml` takes the place of the defaults, and settings
-    that decide what is learnt must not differ from it. Prints one line and exits with status 2 on
-    a mistake.
-    """
-    parser = Parser(
-        prog="python pretrain/run.py",
-        description="Pretrains an object-centric model.",
-        epilog=f"presets: {', '.join(_preset_names())}. Flags override the config file.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
-    parser.add_argument("--print-config", action="store_true", help="print the settings and stop")
-    for f in fields(Config):
-        _add_flag(parser, f.name, f.default)
-    flags, unknown = parser.parse_known_args(arguments)
-    try:
-        if unknown:
-            options = [option for action in parser._actions for option in action.option_strings]
-            raise ConfigError(f"unknown argument {unknown[0]!r}{suggest(unknown[0], options)}")
-        given = load_yaml(find_config(flags.config)) if flags.config else {}
-        for name in _NAMES:
-            if getattr(flags, name) is not None:
-                given[name] = getattr(flags, name)
-        config = build(given)
-        if config.resume and (config.folder / "config.yaml").is_file():
-            config = _continued(given, config.folder / "config.yaml")
-        elif config.resume and not given.keys() & config.fixed_values().keys():
-            raise ConfigError(
-                f"--resume found no run in {config.folder}; check --out, or name the settings of a "
-                "new run, such as --config multi_dsprites"
-            )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    if flags.print_config:
-        print(config.to_yaml(), end="")
-        parser.exit()
-    return config
-
-
 def build(values: dict[str, Any], base: Config | None = None) -> Config:
     """Converts every value by its field's type, on top of `base` or the defaults.
 
@@ -294,21 +251,8 @@ def find_config(name_or_path: str) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    hint = suggest(name_or_path, _preset_names())
+    hint = suggest(name_or_path, preset_names())
     raise ConfigError(f"no config {name_or_path!r}: neither a file nor a preset{hint}")
-
-
-def _continued(given: dict[str, Any], path: Path) -> Config:
-    """The settings of the run in the folder, with what was given where that may change."""
-    saved = build(load_yaml(path))
-    config = build(given, saved)
-    for name, value in config.fixed_values().items():
-        if value != getattr(saved, name):
-            raise ConfigError(
-                f"a resumed run keeps {name}={getattr(saved, name)} of {path}, but {value} was "
-                "asked for; start it in another --out"
-            )
-    return config
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
@@ -338,23 +282,6 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
-    kind, option = _TYPES[name], "--" + name.replace("_", "-")
-    text = f"{_HELP[name]} Default: {default}.".replace("%", "%%")
-    if kind is bool:
-        action = argparse.BooleanOptionalAction
-        parser.add_argument(option, action=action, default=None, help=text)
-    elif typing.get_origin(kind) is Literal:
-        choices = "|".join(typing.get_args(kind))
-        parser.add_argument(option, metavar=choices, help=text)
-    else:
-        word = {int: "N", float: "X"}.get(kind, "TEXT")
-        parser.add_argument(option, metavar=word, help=text)
-
-
-# One line of the class docstring per field: names, defaults and explanations exist once.
-_HELP = dict(re.findall(r"^ {8}(\w+): (.+)$", Config.__doc__ or "", flags=re.MULTILINE))
-
-
-def _preset_names() -> list[str]:
+def preset_names() -> list[str]:
+    """Returns the names that `find_config` knows."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))

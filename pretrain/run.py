@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pretrain.config import parse_arguments
+from pretrain.flags import parse_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,8 +8,9 @@ import torch
 from genesis_rl.checkpoint import MODELS, load_checkpoint, save_checkpoint
 from pretrain import assembly
 from pretrain.assembly import BETAS, build_model, build_objective
-from pretrain.config import PRESETS, Config, build, parse_arguments
+from pretrain.config import PRESETS, Config, build
 from pretrain.engine import Engine
+from pretrain.flags import parse_arguments
 from pretrain.state import Stop
 from pretrain.strict_yaml import load_yaml
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pretrain.config import _HELP, PRESETS, Config, ConfigError, build, parse_arguments
+from pretrain.config import PRESETS, Config, ConfigError, build
+from pretrain.flags import _HELP, parse_arguments
 from pretrain.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parent.parent

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from genesis_rl.wrappers.frames import FrameFormat
-from pretrain.config import parse_arguments
 from pretrain.data import cache, load, parse_name
 from pretrain.data.cache import read_manifest
 from pretrain.data.env_frames import EnvFrames
+from pretrain.flags import parse_arguments
 from pretrain.run import main
 from runs import arguments
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from genesis_rl import GenesisObsWrapper
 from genesis_rl.wrappers.frames import FrameFormat
-from pretrain.config import parse_arguments
+from pretrain.flags import parse_arguments
 from toys import tiny_checkpoint
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.config import parse_arguments
 from pretrain.data import load
 from pretrain.data.example import build_example
 from pretrain.data.gqn import Gqn
@@ -19,6 +18,7 @@ from pretrain.data.gqn_files import encode_jpeg, file_name, split_files, write_s
 from pretrain.data.pixels import decode_rgb
 from pretrain.data.record_file import RecordFile
 from pretrain.data.tfrecord import RecordError, read_records, write_records
+from pretrain.flags import parse_arguments
 from pretrain.run import main
 from runs import arguments
 
