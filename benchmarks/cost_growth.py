@@ -33,7 +33,8 @@ from benchmarks.common import (
     run_cli,
     save_result,
 )
-from benchmarks.throughput import Row, checkpoint_or_untrained, encode_row, resolve_precision
+from benchmarks.speed_rows import Row, checkpoint_or_untrained, resolve_precision
+from benchmarks.throughput import encode_row
 from benchmarks.training_speed import train_row
 
 if TYPE_CHECKING:

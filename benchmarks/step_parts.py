@@ -23,7 +23,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
-from benchmarks.throughput import Row, resolve_precision
+from benchmarks.speed_rows import Row, resolve_precision
 
 if TYPE_CHECKING:
     import torch

@@ -12,27 +12,30 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from benchmarks.speed_rows import (
+    Row,
+    checkpoint_or_untrained,
+    floor_of,
+    resolve_precision,
+    speed_row,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.timing import AgainstPeak
-
 PARTS = ("encode", "train", "env", "loop", "wrapper")
 BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 16, 64, 256, 1024)}
 HOST_BATCHES = (1, 64)  # of these, frames that lie in main memory are encoded as well
-Row = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,21 +93,6 @@ def measure(args: Any, argv: Sequence[str] | None) -> None:
         "env_id": args.env_id,
     }
     save_result("throughput", values, device=device, seed=0, folder=args.results_dir, argv=argv)
-
-
-@contextmanager
-def checkpoint_or_untrained(
-    checkpoint: str | None, slots: int, image_size: int = 64
-) -> Iterator[str]:
-    """Yields the checkpoint, or an untrained GENESIS of full width: speed ignores the weights."""
-    if checkpoint is not None:
-        yield checkpoint
-        return
-    from genesis_rl import Genesis, GenesisConfig, save_checkpoint
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = Genesis(GenesisConfig(num_slots=slots, image_size=image_size))
-        yield str(save_checkpoint(Path(folder) / "untrained", model))
 
 
 def encode_row(
@@ -271,13 +259,6 @@ def _vector_env(
     env.close()
 
 
-def resolve_precision(precision: str, device: torch.device) -> Literal["fp32", "tf32", "bf16"]:
-    """Returns what `auto` means: float32 on a CPU, bfloat16 on a GPU."""
-    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
-        return "fp32"
-    return "tf32" if precision == "tf32" else "bf16"
-
-
 def table(rows: Sequence[Row]) -> list[str]:
     """Returns the lines of a table for people."""
     lines = [
@@ -294,38 +275,6 @@ def table(rows: Sequence[Row]) -> list[str]:
             line += f"   {row['overhead']:+.1%} over the bare encoder ({row['bare_ms']:.3f} ms)"
         lines.append(line)
     return lines
-
-
-def speed_row(
-    what: str,
-    batch: int,
-    dtype: str,
-    device: torch.device,
-    interval: float,
-) -> Row:
-    """Builds a row; `per_second` counts steps for training and frames for everything else."""
-    from benchmarks.timing import peak_memory_mb
-
-    return {
-        "what": what,
-        "device": device.type,
-        "batch": batch,
-        "dtype": dtype,
-        "per_second": round((1 if what == "train" else batch) / interval, 2),
-        "ms": round(interval * 1e3, 4),
-        "peak_memory_mb": round(peak_memory_mb(device), 1),
-    }
-
-
-def floor_of(clock: AgainstPeak, flops: int, batch: int) -> Row:
-    """Returns what a row says about its arithmetic, for FLOP per image, and about its memory."""
-    return {
-        "peak_memory_mb": round(clock.memory_mb, 1),
-        "latency_ms": round(clock.timing.latency * 1e3, 4),
-        "gflop": round(flops / 1e9, 4),  # per image
-        "matrix_tflops": round(clock.peak / 1e12, 4),
-        "of_floor": round(flops * batch / clock.forgone, 4),
-    }
 
 
 def _still_env(size: int) -> Any:

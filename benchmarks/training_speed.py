@@ -22,7 +22,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
 from benchmarks.profiling import print_profile
-from benchmarks.throughput import Row, floor_of, resolve_precision, speed_row
+from benchmarks.speed_rows import Row, floor_of, resolve_precision, speed_row
 
 if TYPE_CHECKING:
     import torch

@@ -29,14 +29,13 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
-from benchmarks.throughput import checkpoint_or_untrained, resolve_precision
+from benchmarks.speed_rows import Row, checkpoint_or_untrained, resolve_precision
 
 if TYPE_CHECKING:
     import torch
 
 ROUNDS = 5
 WARM = {"cpu": 3, "cuda": 60}  # calls: what is a habit by then has its graph
-Row = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import throughput, timing
+from benchmarks import speed_rows, throughput, timing
 
 CPU = torch.device("cpu")
 
@@ -35,8 +35,8 @@ def test_the_share_of_the_floor_is_arithmetic():
     # 4 images of 3 GFLOP in 2 s, in which the device could have done 24 TFLOP.
     clock = timing.AgainstPeak(timing.Timing(2.5, 2.0), peak=12e12, forgone=24e12, memory_mb=300.0)
     row = {
-        **throughput.speed_row("encode", 4, "fp32", CPU, 2.0),
-        **throughput.floor_of(clock, 3 * 10**9, 4),
+        **speed_rows.speed_row("encode", 4, "fp32", CPU, 2.0),
+        **speed_rows.floor_of(clock, 3 * 10**9, 4),
     }
     assert row["per_second"] == 2.0
     assert row["ms"] == 2000.0
@@ -45,7 +45,7 @@ def test_the_share_of_the_floor_is_arithmetic():
     assert row["peak_memory_mb"] == 300.0
     assert row["of_floor"] == pytest.approx(0.0005)
     assert (
-        throughput.speed_row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0
+        speed_rows.speed_row("train", 32, "fp32", CPU, 0.5)["per_second"] == 2.0
     )  # steps, not images
     assert len(throughput.table([row])) == 2
 
@@ -98,6 +98,6 @@ def test_frames_can_come_from_main_memory_and_latents_go_there(checkpoint):
 
 
 def test_precision_auto_is_what_the_device_is_good_at():
-    assert throughput.resolve_precision("auto", CPU) == "fp32"
-    assert throughput.resolve_precision("auto", torch.device("cuda")) == "bf16"
-    assert throughput.resolve_precision("tf32", torch.device("cuda")) == "tf32"
+    assert speed_rows.resolve_precision("auto", CPU) == "fp32"
+    assert speed_rows.resolve_precision("auto", torch.device("cuda")) == "bf16"
+    assert speed_rows.resolve_precision("tf32", torch.device("cuda")) == "tf32"
