@@ -36,6 +36,7 @@ from benchmarks.common import (
 from benchmarks.speed_rows import Row, checkpoint_or_untrained, resolve_precision
 from benchmarks.throughput import encode_row
 from benchmarks.training_speed import train_row
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -88,8 +89,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batches", type=positive_int, nargs="+", help="likewise")
     add("--image-sizes", type=int, nargs="+", choices=(32, 64, 128), help="likewise")
     add("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
-    add("--seconds", type=float, default=1.0, help="roughly, per point, beside its preparation")
-    add("--minutes", type=float, default=3.0, help="for all; what would take longer is not begun")
+    add(
+        "--seconds",
+        type=positive_number,
+        default=1.0,
+        help="roughly, per point, beside its preparation",
+    )
+    add(
+        "--minutes",
+        type=positive_number,
+        default=3.0,
+        help="for all; what would take longer is not begun",
+    )
     add("--resume", action="store_true", help="leave out what this commit has measured here")
     args = parser.parse_args(argv)
     measure(args, argv)

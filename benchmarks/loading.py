@@ -20,6 +20,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--train-images", type=positive_int, default=60_000)
     parser.add_argument("--image-size", type=int, choices=(32, 64, 128), default=64)
     parser.add_argument("--batch-size", type=positive_int, default=32)
-    parser.add_argument("--seconds", type=float, default=2.0, help="roughly, for batches")
+    parser.add_argument("--seconds", type=positive_number, default=2.0, help="roughly, for batches")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
     names = ("dataset", "data_dir", "train_images", "image_size", "batch_size")

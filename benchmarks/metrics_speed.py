@@ -16,6 +16,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the command line; returns the result line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--batch", type=positive_int, default=256, help="images")
-    parser.add_argument("--seconds", type=float, default=3.0, help="roughly, for each of the two")
+    parser.add_argument(
+        "--seconds", type=positive_number, default=3.0, help="roughly, for each of the two"
+    )
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)
     true, predicted = label_maps(args.batch)

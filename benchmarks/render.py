@@ -20,7 +20,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
-from pretrain.command_line import output_file
+from pretrain.command_line import output_file, positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=positive_int, default=64)
     parser.add_argument("--masks", action="store_true", help="draw instance masks as well")
     parser.add_argument("--fused", choices=FUSED, default="auto", help="by Triton kernels, on CUDA")
-    parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument("--seconds", type=positive_number, default=5.0, help="roughly, per row")
     parser.add_argument("--picture", type=output_file, help="write what is drawn there, and stop")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)

@@ -24,6 +24,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
 from benchmarks.speed_rows import Row, resolve_precision
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=positive_int, default=32)
     parser.add_argument("--image-size", type=int, default=64, choices=(32, 64, 128))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=0.1, help="roughly, per part")
+    parser.add_argument("--seconds", type=positive_number, default=0.1, help="roughly, per part")
     parser.add_argument("--tiles", action="store_true", help="try tiles of our own kernels")
     args = parser.parse_args(argv)
     device = prepare_device(args.device, args.threads)

@@ -29,6 +29,7 @@ from benchmarks.speed_rows import (
     resolve_precision,
     speed_row,
 )
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--envs", type=positive_int, nargs="+", default=[64, 1024])
     parser.add_argument("--env-id", default="GenesisRL/SpriteGoal-v0")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=2.0, help="roughly, per row")
+    parser.add_argument("--seconds", type=positive_number, default=2.0, help="roughly, per row")
     parser.add_argument("--profile", action="store_true", help="name the kernels of encode")
     args = parser.parse_args(argv)
     measure(args, argv)

@@ -23,6 +23,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
 from benchmarks.profiling import print_profile
 from benchmarks.speed_rows import Row, floor_of, resolve_precision, speed_row
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[64], choices=(32, 64, 128))
     parser.add_argument("--fused", nargs="+", choices=("auto", "off", "on"), default=["auto"])
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument("--seconds", type=positive_number, default=5.0, help="roughly, per row")
     parser.add_argument("--profile", action="store_true", help="name the kernels of a step")
     parser.add_argument(
         "--inductor",

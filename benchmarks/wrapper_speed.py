@@ -30,6 +30,7 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 from benchmarks.common import argument_parser, positive_int, prepare_device, run_cli, save_result
 from benchmarks.speed_rows import Row, checkpoint_or_untrained, resolve_precision
+from pretrain.command_line import positive_number
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--singles", type=positive_int, default=64, help="environments one by one")
     parser.add_argument("--calls", type=positive_int, default=100_000, help="of varying size")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="roughly, per row")
+    parser.add_argument("--seconds", type=positive_number, default=5.0, help="roughly, per row")
     parser.add_argument(
         "--no-graphs", action="store_true", help="launch the environments' kernels one by one"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +55,17 @@ def positive_int(text: str) -> int:
         raise argparse.ArgumentTypeError(f"needs a whole number, got {text!r}") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"needs a number above 0, got {text}")
+    return number
+
+
+def positive_number(text: str) -> float:
+    """Parses an argument that measures something, such as seconds; finite, so that it ends."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"needs a number, got {text!r}") from None
+    if not 0 < number < math.inf:  # written so that NaN fails, too
+        raise argparse.ArgumentTypeError(f"needs a finite number above 0, got {text}")
     return number
 
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks import common
 from genesis_rl.checkpoint import save_checkpoint
 from pretrain import export, many
-from pretrain.command_line import output_file, output_folder, positive_int
+from pretrain.command_line import output_file, output_folder, positive_int, positive_number
 from pretrain.data.__main__ import main as data
 from pretrain.run import main as pretrain
 from runs import arguments
@@ -22,6 +22,12 @@ BENCHMARKS = sorted(
     path.stem
     for path in (common.ROOT / "benchmarks").glob("*.py")
     if "= argument_parser(" in path.read_text()
+)
+TIMED = sorted(
+    (path.stem, flag)
+    for path in (common.ROOT / "benchmarks").glob("*.py")
+    for flag in ("--seconds", "--minutes")
+    if f'"{flag}"' in path.read_text()
 )
 
 
@@ -93,6 +99,23 @@ def test_other_outputs_are_refused_as_early(name, flag, a_file, capsys):
 def test_counts_are_whole_numbers_above_0(text, words):
     with pytest.raises(argparse.ArgumentTypeError, match=words):
         positive_int(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(text, f"finite number above 0, got {text}") for text in ("0", "-1", "0.0", "inf", "nan")]
+    + [("soon", "needs a number, got 'soon'")],
+)
+def test_durations_are_finite_numbers_above_0(text, words):
+    with pytest.raises(argparse.ArgumentTypeError, match=words):
+        positive_number(text)
+    assert positive_number("1e-3") == 0.001
+
+
+@pytest.mark.parametrize(("name", "flag"), TIMED)
+def test_a_benchmark_that_may_take_no_time_is_refused(name, flag, capsys):
+    main = importlib.import_module(f"benchmarks.{name}").main
+    refused(capsys, main, [flag, "0"], f"argument {flag}: needs a finite number above 0, got 0")
 
 
 def test_an_unknown_environment_is_a_line_and_no_traceback(capsys):

@@ -101,7 +101,7 @@ def test_other_failures_are_not_swallowed(monkeypatch):
 def test_what_there_was_no_time_for_is_named_and_made_by_resuming(tmp_path, capsys):
     flags = ["--what", "encode", "--slots", "3"]
     command(tmp_path, *flags[:2])
-    command(tmp_path, *flags, "--resume", "--minutes", "0")
+    command(tmp_path, *flags, "--resume", "--minutes", "1e-9")
     said = capsys.readouterr().err
     assert "left for --resume, out of time:\n" in said
     assert "encode K=3 batch 1 32 px" in said
