@@ -34,6 +34,7 @@ from benchmarks.common import RESULTS, append_line, provenance, read_lines, run_
 from benchmarks.curves import COLOURS
 from benchmarks.plots import new_figure, save_figure
 from benchmarks.seed_noise import COMPARED, by_recipe, markdown, name_of, noise_table
+from pretrain.command_line import Parser, output_file, output_folder, positive_number
 from pretrain.config import Config, build
 from pretrain.strict_yaml import load_yaml
 
@@ -244,16 +245,16 @@ def _cpu() -> Any:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folders", nargs="+", type=Path, help="folders of runs, as pretrain.many makes them")
     add("--baseline", default="faithful", help="the run that others differ from")
     add("--by", choices=("steps", "minutes"), default="steps", help="what the budget counts")
-    add("--budget", type=float, help="default: as far as all runs have got")
-    add("--picture", type=Path, help="PNG of the curves")
-    add("--results-dir", type=Path, default=RESULTS, help="where result lines are appended")
+    add("--budget", type=positive_number, help="default: as far as all runs have got")
+    add("--picture", type=output_file, help="PNG of the curves")
+    add(
+        "--results-dir", type=output_folder, default=RESULTS, help="where result lines are appended"
+    )
     return parser.parse_args(argv)
 
 

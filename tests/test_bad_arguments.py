@@ -118,6 +118,15 @@ def test_a_benchmark_that_may_take_no_time_is_refused(name, flag, capsys):
     refused(capsys, main, [flag, "0"], f"argument {flag}: needs a finite number above 0, got 0")
 
 
+def test_recipes_refuse_arguments_as_all_others_do(a_file, capsys):
+    main = importlib.import_module("benchmarks.recipes").main
+    refused(capsys, main, [], "required: folders")
+    refused(capsys, main, ["x", "--by", "hours"], "argument --by")
+    refused(capsys, main, ["x", "--budget", "-5"], "argument --budget", "above 0, got -5")
+    for flag in ("--results-dir", "--picture"):
+        refused(capsys, main, ["x", flag, a_file / "x"], f"argument {flag}", f"{a_file} is a file")
+
+
 def test_an_unknown_environment_is_a_line_and_no_traceback(capsys):
     with pytest.raises(SystemExit) as stop:
         common.run_cli(lambda argv: gym.make("GenesisRL/SpriteGaol-v0"))
