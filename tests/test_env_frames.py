@@ -180,6 +180,22 @@ def test_mistakes_are_answered_in_one_line():
 
 
 @pytest.mark.parametrize(
+    ("dataset", "options", "words"),
+    [
+        ("env:Nope-v0", {}, "env:Nope-v0 cannot be made"),
+        ("env:Blind-v0", {}, "env:Blind-v0 neither observes"),
+        ("env:ClockWide-v0", {"crop": 50}, "crop is 50, but frames are [40, 80, 3]"),
+    ],
+)
+def test_what_gives_no_frames_leaves_nothing_behind(tmp_path, capsys, dataset, options, words):
+    for place in ({}, {"data_dir": tmp_path / "frames"}):
+        flags = arguments(tmp_path / "run", dataset=dataset, **options, **place)
+        assert main(flags) == 3
+        assert words in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--dataset=gqn --crop=40", "crop is for dataset env only, but this is gqn"),

@@ -7,7 +7,8 @@ Environments that observe RGB images give those, others what they render as "rgb
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,12 @@ class EnvFrames(ConvertedDataset):
             fixed = ("environment", "split", "image_size", "crop")
             if len(kept) >= self.size and all(kept.manifest["key"][n] == key[n] for n in fixed):
                 return kept
+        folder = cache_folder(self.name, key, given)
+        if not folder.exists():  # a first frame, so that what gives none leaves no folder behind
+            with closing(collect(key, 0, 1, policy)) as frames:
+                next(frames)
         return fill(
-            cache_folder(self.name, key, given),
+            folder,
             key,
             self.size,
             lambda first, last: collect(key, first // cache.SHARD, last - first, policy),
@@ -116,7 +121,7 @@ class EnvFrames(ConvertedDataset):
 
 def collect(
     key: dict[str, Any], shard: int, count: int, policy: Policy | None = None
-) -> Iterator[Arrays]:
+) -> Generator[Arrays, None, None]:
     """The first frames of a shard's episodes, `[<= num_envs, S, S, 3]` uint8 at a time.
 
     Args:
