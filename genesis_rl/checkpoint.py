@@ -145,14 +145,29 @@ def load_checkpoint(id_or_path: StrPath) -> Any:
     return model.eval()
 
 
+def checkpoint_name(id_or_path: StrPath) -> str:
+    """Returns an id or a path as text.
+
+    Raises:
+        TypeError: It is neither, such as None or a model.
+    """
+    if not isinstance(id_or_path, str | os.PathLike):
+        raise TypeError(
+            "a checkpoint is a shipped id such as 'multi_dsprites' or a folder that "
+            f"save_checkpoint(folder, model) has written, but got {type(id_or_path).__name__}"
+        )
+    return str(os.fspath(id_or_path))
+
+
 def resolve_checkpoint(id_or_path: StrPath) -> Path:
     """Turns a shipped id or a path into the checkpoint's folder.
 
     Raises:
         FileNotFoundError: Neither a shipped id nor a folder; the message lists the ids.
+        TypeError: It is neither text nor a path.
         ValueError: The path is something else than a folder.
     """
-    text = os.fspath(id_or_path)
+    text = checkpoint_name(id_or_path)
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
     if text in shipped:
         return SHIPPED / text

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from genesis_rl.checkpoint import (
+    checkpoint_name,
     checkpoint_sha256,
     load_checkpoint,
     read_config,
@@ -78,7 +79,7 @@ def open_encoder(
     checkpoint: StrPath, device: str = "auto", precision: str = "auto"
 ) -> ObjectEncoder:
     """Returns the encoder registered under that name, or else a checkpoint's `GenesisEncoder`."""
-    factory = _FACTORIES.get(os.fspath(checkpoint))
+    factory = _FACTORIES.get(checkpoint_name(checkpoint))
     if factory is not None:
         return factory(device, precision)
     return GenesisEncoder.from_checkpoint(checkpoint, device, precision)

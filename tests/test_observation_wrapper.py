@@ -20,7 +20,7 @@ from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from genesis_rl import GenesisObsWrapper
+from genesis_rl import GenesisObsWrapper, GenesisVecEnvWrapper, GenesisVectorObsWrapper
 from toys import (
     KINDS,
     Counter,
@@ -213,6 +213,15 @@ def test_unknown_options_are_refused_at_once(checkpoint, options, message):
         wrapped(checkpoint, **options)
 
 
+@pytest.mark.parametrize("value", ["yes", "False", 1, None], ids=repr)
+def test_what_is_neither_true_nor_false_is_refused(checkpoint, value):
+    with pytest.raises(TypeError, match=f"stochastic must be True or False, but got {value!r}"):
+        wrapped(checkpoint, stochastic=value)
+    envs = SyncVectorEnv([Scribble])
+    with pytest.raises(TypeError, match=f"tensors must be True or False, but got {value!r}"):
+        GenesisVectorObsWrapper(envs, checkpoint, tensors=value)
+
+
 def test_options_are_keyword_only(checkpoint):
     with pytest.raises(TypeError):
         GenesisObsWrapper(Scribble(), checkpoint, "slots")
@@ -244,9 +253,20 @@ def test_an_environment_that_is_wrapped_already_is_told_so(checkpoint):
         GenesisObsWrapper(wrapped(checkpoint, layout="slots"), checkpoint)
 
 
-def test_a_model_in_place_of_a_checkpoint_is_told_to_be_saved():
-    with pytest.raises(FileNotFoundError, match=r"save_checkpoint\(folder, model\)"):
-        GenesisObsWrapper(Scribble(), tiny_model())
+@pytest.mark.parametrize(
+    ("wrap", "make"),
+    [
+        (GenesisObsWrapper, Scribble),
+        (GenesisVectorObsWrapper, lambda: SyncVectorEnv([Scribble])),
+        (GenesisVecEnvWrapper, lambda: DummyVecEnv([Scribble])),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_what_is_one(wrap, make):
+    """A model is to be saved first; None is not the default."""
+    for thing in (tiny_model(), None, b"multi_dsprites"):
+        needed = r"a shipped id .* or a folder that save_checkpoint\(folder, model\) .* but got "
+        with pytest.raises(TypeError, match=needed + type(thing).__name__):
+            wrap(make(), thing)
 
 
 def test_a_run_in_place_of_its_checkpoint_names_the_checkpoint(tmp_path):

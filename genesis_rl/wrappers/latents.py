@@ -86,6 +86,7 @@ class LatentOptions:
                 "parity='official' leaves out the mask latent of the slot that is inferred last, "
                 "which align moves about; use one of the two"
             )
+        _check_flag("stochastic", self.stochastic)
         if not (isinstance(self.clip, int | float) and self.clip > 0 and math.isfinite(self.bound)):
             raise ValueError(
                 f"clip must be positive and finite in {self.dtype}, but got {self.clip!r}"
@@ -126,6 +127,7 @@ class LatentObserver:
         num_envs: int = 1,
         tensors: bool = False,
     ):
+        _check_flag("tensors", tensors)
         self.name = name
         self.options = options
         self.tensors = tensors
@@ -246,6 +248,11 @@ class LatentObserver:
             self.num_clipped += clipped
             values = values.clamp(-bound, bound)
         return values.to(getattr(torch, self.options.dtype))
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, but got {value!r}")  # "no" would be true
 
 
 def latent_space(

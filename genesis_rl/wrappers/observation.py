@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from genesis_rl.checkpoint import checkpoint_name
 from genesis_rl.wrappers.latents import (
     Align,
     DType,
@@ -72,7 +73,7 @@ class GenesisObsWrapper(
         options = LatentOptions(
             layout, latents, stochastic, clip, dtype, device, precision, parity, align
         )
-        checkpoint = str(checkpoint)
+        checkpoint = checkpoint_name(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(self, checkpoint=checkpoint, **asdict(options))
         gym.ObservationWrapper.__init__(self, env)
         self._observer = LatentObserver(

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor
 
+from genesis_rl.checkpoint import checkpoint_name
 from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
     Align,
@@ -76,7 +77,11 @@ class GenesisVecEnvWrapper(VecEnvWrapper):
         )
         # Names that no environment has: VecEnv wrappers refuse attributes found at two depths.
         self._slot_observer = LatentObserver(
-            "GenesisVecEnvWrapper", str(checkpoint), options, venv.observation_space, venv.num_envs
+            "GenesisVecEnvWrapper",
+            checkpoint_name(checkpoint),
+            options,
+            venv.observation_space,
+            venv.num_envs,
         )
         self._slot_failures = FailureNotes("GenesisVecEnvWrapper", venv)
         self._slot_frames: Any = None

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from genesis_rl.checkpoint import checkpoint_name
 from genesis_rl.wrappers.autoreset import autoreset_mode
 from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
@@ -78,7 +79,7 @@ class GenesisVectorObsWrapper(gym.vector.VectorWrapper, gym.utils.RecordConstruc
         options = LatentOptions(
             layout, latents, stochastic, clip, dtype, device, precision, parity, align
         )
-        checkpoint = str(checkpoint)
+        checkpoint = checkpoint_name(checkpoint)
         gym.utils.RecordConstructorArgs.__init__(
             self, checkpoint=checkpoint, tensors=tensors, **asdict(options)
         )
