@@ -11,8 +11,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genesis_rl.wrappers.checks import frame_format
 from genesis_rl.wrappers.frames import FrameFormat, resize
-from genesis_rl.wrappers.latents import frame_format
 from toys import KINDS, laid_out
 
 

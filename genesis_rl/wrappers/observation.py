@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genesis_rl.checkpoint import checkpoint_name
+from genesis_rl.wrappers.checks import check_kind
 from genesis_rl.wrappers.latents import (
     Align,
     DType,
@@ -19,7 +20,6 @@ from genesis_rl.wrappers.latents import (
     Layout,
     Observation,
     Parity,
-    check_kind,
 )
 
 

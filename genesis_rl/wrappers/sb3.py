@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor
 
 from genesis_rl.checkpoint import checkpoint_name
+from genesis_rl.wrappers.checks import check_kind
 from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
     Align,
@@ -23,7 +24,6 @@ from genesis_rl.wrappers.latents import (
     Layout,
     Observation,
     Parity,
-    check_kind,
 )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genesis_rl.checkpoint import checkpoint_name
 from genesis_rl.wrappers.autoreset import autoreset_mode
+from genesis_rl.wrappers.checks import check_kind
 from genesis_rl.wrappers.failures import FailureNotes
 from genesis_rl.wrappers.latents import (
     Align,
@@ -25,7 +26,6 @@ from genesis_rl.wrappers.latents import (
     Layout,
     Observation,
     Parity,
-    check_kind,
 )
 
 
