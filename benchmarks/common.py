@@ -61,9 +61,10 @@ def run_cli(main: Callable[[Sequence[str] | None], object]) -> None:
 
 
 def prepare_device(name: str, threads: int | None = None) -> torch.device:
-    """Turns `--device` and `--threads` into a usable torch device."""
+    """Turns `--device` and `--threads` into a usable torch device, before any work."""
     import torch
 
+    commit()  # from now on the result's, whatever is checked out when it is there
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "auto":

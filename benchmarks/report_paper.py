@@ -119,10 +119,12 @@ def fid_section(lines: Sequence[Line]) -> str:
             for line in own:
                 used.append(line)
                 distance = mean_std(line["distance"], 2)
+                if len(line["seed"]) == 1:  # nothing spreads
+                    distance = f"{line['distance']['mean']:.2f}"
                 cells = [distance, ""] if line["metric"] == FID else ["", distance]
                 name = f"{NAMES[model]}, {dataset}: `{line['checkpoint']}`, {line['images']} images"
                 rows.append([name, f"{anchor}", *cells, origin(line)])
-    for line in used[-1:]:
+    for line in {line["dataset"]: line for line in used}.values():  # true images are the same
         rows += [
             [f"*{name}*, {line['dataset']}", "", "", f"{value:.2f}", ""]
             for name, value in line["controls"].items()

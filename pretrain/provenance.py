@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,11 @@ def note_environment(folder: Path, device: torch.device, **facts: Any) -> None:
     replace_file(folder / "env.json", to_json(noted | facts))
 
 
+@cache
 def commit() -> str:
     """Returns the short hash of the checkout, with `-dirty` if tracked code differs from it.
 
+    Whoever works for long asks at the beginning: the answer stays that of the code that runs.
     Outside a git checkout it is the variable GENESIS_RL_COMMIT, or "unknown".
     """
     try:

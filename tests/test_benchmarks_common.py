@@ -43,9 +43,17 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 def test_commit_outside_a_checkout_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.delenv("GENESIS_RL_COMMIT", raising=False)
-    assert provenance.commit() == "unknown"
+    asked_anew = provenance.commit.__wrapped__
+    assert asked_anew() == "unknown"
     monkeypatch.setenv("GENESIS_RL_COMMIT", "abc123")
-    assert provenance.commit() == "abc123"
+    assert asked_anew() == "abc123"
+
+
+def test_the_commit_is_that_of_the_beginning(monkeypatch):
+    common.prepare_device("cpu")
+    at_first = provenance.commit()
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: "fedcba9876")
+    assert provenance.commit() == at_first
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])

@@ -190,6 +190,7 @@ def test_a_distance_that_is_no_fid_is_kept_out_of_its_column(tmp_path):
         "controls": {"test against val": 0.01},
         "command": "python -m benchmarks.fid",
         **ORIGIN,
+        "seed": [0, 1],
     }
     append_line(tmp_path / "fid.jsonl", line)
     text = report.render(tmp_path)
@@ -202,6 +203,8 @@ def test_a_distance_that_is_no_fid_is_kept_out_of_its_column(tmp_path):
         if "`sprites`" in r and "| 3.00 +- 0.50 |  |" in r
     ]
     assert fid_row
+    append_line(tmp_path / "fid.jsonl", line | {"seed": [0]})
+    assert row_of(report.render(tmp_path), "`sprites`", "| 3.00 |")  # of one seed nothing spreads
 
 
 def test_seeds_of_a_representation_share_a_row(tmp_path):
