@@ -99,6 +99,17 @@ def test_encoding_with_noise_gives_the_sample_that_a_forward_pass_draws(tiny: Sl
     torch.testing.assert_close(tiny.encode(images, noise), tiny(images, noise).latents)
 
 
+def test_noise_of_another_shape_is_refused_where_broadcasting_would_hide_it(tiny: SlotModel):
+    images, noise = torch.rand(2, 3, 32, 32), noise_for(tiny, 2)
+    for wrong in (noise[:1], noise[:, :, :1], noise[0], noise_for(tiny, 3)):
+        needed = rf"needs noise \[2, {tiny.num_slots}, {tiny.slot_dim}\], but got \["
+        for call in (tiny.encode, tiny):
+            with pytest.raises(ValueError, match=needed):
+                call(images, wrong)
+        with pytest.raises(ValueError, match=needed):
+            tiny.sample(2, wrong)
+
+
 def test_dreams_are_a_function_of_their_noise(tiny: SlotModel):
     noise = noise_for(tiny, 2)
     first, again = tiny.sample(2, noise), tiny.sample(2, noise)

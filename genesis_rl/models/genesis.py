@@ -100,7 +100,7 @@ class Genesis(SlotModel):
             noise: `[B, K, D]`; drawn from torch's global generator if None.
 
         Raises:
-            ValueError: If the images have another shape.
+            ValueError: If images or noise have another shape.
         """
         if noise is None:
             noise = self.draw_noise(len(images))
@@ -161,6 +161,7 @@ class Genesis(SlotModel):
             squash_prior_means: False leaves out the tanh on the prior means of mask latents, as the
                 authors' release does when it samples (but not when it trains).
         """
+        self.check_noise(noise, count)
         if noise is None:
             noise = self.draw_noise(count)
         mask_noise, component_noise = self._split(noise)
@@ -171,6 +172,7 @@ class Genesis(SlotModel):
 
     def _infer_masks(self, images: Tensor, noise: Tensor | None) -> tuple[Gaussian, Tensor, Tensor]:
         self.check_images(images)
+        self.check_noise(noise, len(images))
         where, mask_latents = self.masks.posterior(images, self._split(noise)[0])
         return where, mask_latents, self.masks.decode(mask_latents)
 

@@ -88,6 +88,7 @@ class GenesisS(SlotModel):
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> GenesisSOutput:
         self.check_images(images)
+        self.check_noise(noise, len(images))
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior, latents = self.masks.posterior(images, noise)
         drawn = self.decode(latents)
@@ -107,6 +108,7 @@ class GenesisS(SlotModel):
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         self.check_images(images)
+        self.check_noise(noise, len(images))
         return self.masks.posterior(images, noise)[1]
 
     def decode(self, latents: Tensor) -> Decomposition:
@@ -119,5 +121,6 @@ class GenesisS(SlotModel):
 
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
+        self.check_noise(noise, count)
         noise = self.draw_noise(count) if noise is None else noise
         return self.decode(self.masks.sample(noise))

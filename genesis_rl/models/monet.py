@@ -131,6 +131,8 @@ class Monet(SlotModel):
         )
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> MonetOutput:
+        self.check_images(images)
+        self.check_noise(noise, len(images))
         noise = self.draw_noise(len(images)) if noise is None else noise
         log_masks = self._attend(images)
         posterior = self.components.posterior(images, log_masks)
@@ -150,6 +152,8 @@ class Monet(SlotModel):
             )
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        self.check_images(images)
+        self.check_noise(noise, len(images))
         return self.components.posterior(images, self._attend(images)).sample(noise)
 
     def decode(self, latents: Tensor) -> Decomposition:
@@ -164,11 +168,11 @@ class Monet(SlotModel):
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
         """Dreams up `count` images: K independent slots under the masks that they ask for."""
+        self.check_noise(noise, count)
         return self.decode(self.draw_noise(count) if noise is None else noise)
 
     def _attend(self, images: Tensor) -> Tensor:
         """Returns log masks `[B, K, 1, H, W]`; the last slot takes what the others leave."""
-        self.check_images(images)
         log_scope = torch.zeros_like(images[:, :1]).float()
         log_masks = []
         for _ in range(self.num_slots - 1):

@@ -104,7 +104,8 @@ class SlotModel(nn.Module, ABC):
             noise: `[B, K, D]`; drawn from torch's global generator if None.
 
         Raises:
-            ValueError: If the images have another shape.
+            ValueError: If images or noise have another shape. The range of pixels is not checked:
+                on a GPU that would wait for the device.
         """
 
     @abstractmethod
@@ -152,6 +153,19 @@ class SlotModel(nn.Module, ABC):
             raise TypeError(
                 f"{type(self).__name__} needs floats in [0, 1], but got {images.dtype}; divide by "
                 "255"
+            )
+
+    def check_noise(self, noise: Tensor | None, count: int) -> None:
+        """Refuses noise of another shape, which broadcasting might hide; None is fine.
+
+        Raises:
+            ValueError: If it is not `[count, K, D]`.
+        """
+        expected = (count, self.num_slots, self.slot_dim)
+        if noise is not None and noise.shape != expected:
+            raise ValueError(
+                f"{type(self).__name__} needs noise {list(expected)}, but got {list(noise.shape)}; "
+                "draw_noise(count) makes it"
             )
 
 

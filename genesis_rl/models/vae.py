@@ -66,6 +66,8 @@ class _Vae(SlotModel):
         self.decoder = decoder
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> VaeOutput:
+        self.check_images(images)
+        self.check_noise(noise, len(images))
         noise = self.draw_noise(len(images)) if noise is None else noise
         posterior = self._posterior(images)
         latents = posterior.sample(noise)
@@ -84,6 +86,8 @@ class _Vae(SlotModel):
             )
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        self.check_images(images)
+        self.check_noise(noise, len(images))
         return self._posterior(images).sample(noise)
 
     def decode(self, latents: Tensor) -> Decomposition:
@@ -92,10 +96,10 @@ class _Vae(SlotModel):
 
     @torch.no_grad()
     def sample(self, count: int, noise: Tensor | None = None) -> Decomposition:
+        self.check_noise(noise, count)
         return self.decode(self.draw_noise(count) if noise is None else noise)
 
     def _posterior(self, images: Tensor) -> Gaussian:
-        self.check_images(images)
         features = self.encoder(images).float()
         with full_precision(features):
             return posterior_gaussian(self.head(features)[:, None])
