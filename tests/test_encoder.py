@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from genesis_rl import GenesisEncoder
+from genesis_rl import GenesisEncoder, save_checkpoint
 from genesis_rl.inference.network import LeanGenesis
 from toys import frames, tiny_checkpoint, tiny_model
 
@@ -185,11 +185,23 @@ def test_loading_draws_no_random_numbers(tmp_path):  # check 6
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_autocast_of_the_caller_does_not_reach_the_encoder(encoder):
-    images = frames(2)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_autocast_of_the_caller_does_not_reach_the_encoder(tmp_path, precision):
+    """Neither its passes nor its weights, which are made with the first image."""
+    model, images, noise = tiny_model(seed=8), frames(2), torch.randn(2, 3, 80)
+
+    def latents(folder):
+        path = save_checkpoint(tmp_path / folder, model)
+        encoder = GenesisEncoder.from_checkpoint(path, device="cpu", precision=precision)
+        passes = encoder.encode(images), encoder.encode(images, noise), encoder.encode_masks(images)
+        return [*passes, *encoder.state_dict().values()]
+
     with torch.autocast("cpu", torch.bfloat16):
-        latents = encoder.encode(images)
-    assert torch.equal(latents, encoder.encode(images))
+        assert (images[:, 0].float() @ noise[:, 0, :32].T).dtype == torch.bfloat16  # it is on
+        inside = latents("inside")
+    for one, other in zip(inside, latents("outside"), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_bfloat16_stays_close(checkpoint, encoder):

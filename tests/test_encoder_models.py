@@ -70,6 +70,16 @@ def test_the_models_that_genesis_is_compared_with_encode_too(tmp_path, name):
     torch.testing.assert_close(encoder.encode(images), means, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_autocast_of_the_caller_does_not_reach_other_models(tmp_path, name):
+    _, path = other_checkpoint(tmp_path, name)
+    encoder, images = GenesisEncoder.from_checkpoint(path, device="cpu"), frames(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = encoder.encode(images)
+    assert latents.dtype == torch.float32
+    assert torch.equal(latents, encoder.encode(images))
+
+
 @gpu
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_run_as_graphs_too(tmp_path, name):
