@@ -168,6 +168,12 @@ class GenesisEncoder:
 
         Returns:
             `[B, K, D]` float32: each slot's mask latent, then its component latent.
+
+        Raises:
+            TypeError: Images are no tensor, or neither uint8 nor float.
+            ValueError: Images or noise have another shape; or float images on the CPU are not in
+                [0, 1]. On a GPU their range is not checked, which would wait for the device: there,
+                latents of other values mean nothing. uint8 is always right.
         """
         return self._encode(images, noise, mask_only=False)
 
