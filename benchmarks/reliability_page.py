@@ -79,7 +79,7 @@ ROWS = {
         *(10_000, 10_000, "benchmarks.reliability_files", "damaged_records"),
         "the undamaged file is not read either",
         "Held: every record that is delivered is right, and the error names file, record and "
-        "offset. A file cut exactly between two records delivers what is left of it without an error; "
+        "offset. A file cut exactly between two records delivers what is left without an error; "
         "only a count of records tells. Generated folders have one, which is compared before "
         "training, and so is here; the published files have none.",
     ),
@@ -87,7 +87,7 @@ ROWS = {
         "attack files",
         "0 executions, 0 escapes, peak memory below +64 MB",
         *(10, 1000, "benchmarks.reliability_attacks", "attacked"),
-        "the bait does not run even where pickles are trusted",
+        "the bait does not run even where pickles are trusted, or 128 MB go unnoticed",
         "Not met by design for Stable-Baselines3's archives: SB3 unpickles them, and `load_agent` "
         "hands them to it once it has compared, without unpickling, whose slots they read. An "
         "agent is code: load only those that you trust (SECURITY.md). Everything else is refused.",

@@ -62,18 +62,22 @@ def arguments(out: Path, *extra: str, **options: object) -> list[str]:
     return [*(f"--{name}={value}" for name, value in values.items()), f"--out={out}", *extra]
 
 
-def start(flags: list[str], log: Path) -> Any:
-    """Starts `pretrain.run` as a process, and group, of its own.
+def clean_server() -> Any:
+    """Makes processes that are forked from one which has imported torch and done nothing.
 
-    It is forked from a clean server that has imported torch and done nothing: seconds faster than
-    from nothing, and just as dead after SIGKILL.
+    They start seconds faster than from nothing, and are just as dead after SIGKILL.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What the killed have left of semaphores is cleared up at the end, which need not be said.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_SLOW_TO_IMPORT)
-    process = context.Process(target=_train, args=(flags, str(log)))
+    return context
+
+
+def start(flags: list[str], log: Path) -> Any:
+    """Starts `pretrain.run` as a process, and group, of its own."""
+    process = clean_server().Process(target=_train, args=(flags, str(log)))
     process.start()
     return process
 
