@@ -5,39 +5,12 @@ import math
 import pytest
 import torch
 
+from benchmarks.reliability_training import IMAGES, differing, learnt, make
 from genesis_rl.losses.geco import BetaWarmup, Geco
-from genesis_rl.models.genesis import Genesis, GenesisConfig
-from pretrain.engine import Engine, epoch_order
+from pretrain.engine import epoch_order
 
-TINY = GenesisConfig(num_slots=3, image_size=32, mask_latents=8, component_latents=4, width=8)
-BATCH, IMAGES = 4, 10
 GPU = pytest.mark.gpu
 CPU_AND_CUDA = ["cpu", pytest.param("cuda", marks=GPU)]
-
-
-class Spoilable(Engine):
-    """An engine whose images, or gradients, can be spoilt from outside, in a graph too."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.factor = torch.ones((), device=self.device)
-        self.gradient_factor = torch.ones((), device=self.device)
-        next(self.model.parameters()).register_hook(lambda g: g * self.gradient_factor)
-
-    def batch(self):
-        return super().batch() * self.factor
-
-
-def make(device="cpu", *, objective=None, seed=0, **options):
-    torch.manual_seed(seed)
-    images = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8).to(device)
-    model = Genesis(TINY).to(device)
-    objective = (objective or Geco.for_image_size(32)).to(device)
-    options = {"batch_size": BATCH, "learning_rate": 1e-3, "seed": seed} | options
-    engine = Spoilable(model, objective, images, **options)
-    engine.prepare()
-    torch.manual_seed(seed)
-    return engine
 
 
 def run(engine, steps, seed=None):
@@ -48,20 +21,6 @@ def run(engine, steps, seed=None):
         engine.step()
         losses.append(engine.read().loss)
     return losses
-
-
-def learnt(engine):
-    """Everything a skipped step must not touch, by name."""
-    state = engine.state_dict()
-    named = {f"{part}.{k}": v for part in ("model", "objective") for k, v in state[part].items()}
-    for i, moments in enumerate(state["optimizer"]):
-        named |= {f"adam.{i}.{name}": value for name, value in moments.items()}
-    return named
-
-
-def differing(first, second):
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
 
 
 def test_the_same_seed_gives_the_same_losses():

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from test_engine import differing, learnt, make
+from benchmarks.reliability_training import differing, learnt, make
 
 NAN, INFINITE = float("nan"), float("inf")
 

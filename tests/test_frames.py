@@ -11,9 +11,9 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.reliability_wrappers import KINDS, laid_out
 from genesis_rl.wrappers.checks import frame_format
 from genesis_rl.wrappers.frames import FrameFormat, resize
-from toys import KINDS, laid_out
 
 
 def pixels(count=3, height=16, width=16, seed=0):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from damage import corruptions
+from benchmarks.reliability_files import corruptions
 from pretrain.data.generate import generate
 from pretrain.data.gqn import Gqn
 from pretrain.data.manifest import JOURNAL, MARKER

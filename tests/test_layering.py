@@ -1,13 +1,13 @@
 """Imports point one way: envs -> pretrain -> benchmarks, genesis_rl -> pretrain -> benchmarks."""
 
-import ast
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.reliability_files import PACKAGES, PLANTED, dangers, imported, sources
+
 ROOT = Path(__file__).resolve().parent.parent
-OWN = {"genesis_rl", "envs", "pretrain", "benchmarks"}
+OWN = set(PACKAGES)
 
 # What the files under a path may import beyond the standard library; the longest path counts.
 ALLOWED = {
@@ -49,19 +49,7 @@ ALLOWED = {
     },
 }
 
-CALLS = {"eval", "exec", "yaml.load", "torch.load", "torch.jit.load", "torch.hub.load"}
-
-FILES = sorted(p for name in OWN for p in (ROOT / name).rglob("*.py"))
-
-
-def imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names)
+FILES = sources()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -71,41 +59,7 @@ def test_a_file_imports_only_what_its_layer_may(path: Path):
     assert imported(path) <= ALLOWED[layer], f"{name} is in the layer {layer}"
 
 
-def dangers(path: Path) -> list[str]:
-    """Calls that can run code found in data, or write where an archive says."""
-    found = [f"import {name}" for name in imported(path) & {"cloudpickle", "joblib", "dill"}]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {alias.name for alias in node.names} | {getattr(node, "module", "")}
-            found += [f"import {name}" for name in names & {"pickle", "marshal", "shelve"}]
-        if not isinstance(node, ast.Call):
-            continue
-        called = ast.unparse(node.func)
-        pickled = any(
-            k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
-        )
-        if called in CALLS or pickled:
-            found.append(ast.unparse(node))
-        if called.endswith((".extractall", ".extract")):
-            found.append(ast.unparse(node))
-    return found
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "from pickle import loads",
-        "import cloudpickle",
-        "eval(text)",
-        "exec(text)",
-        "yaml.load(text)",
-        "torch.load(file)",
-        "torch.jit.load(file)",
-        "numpy.load(file, allow_pickle=True)",
-        "archive.extractall(folder)",
-    ],
-)
+@pytest.mark.parametrize("code", PLANTED)
 def test_the_search_finds_what_it_looks_for(tmp_path, code):
     (tmp_path / "x.py").write_text(f"def f():\n    {code}\n")
     assert len(dangers(tmp_path / "x.py")) == 1

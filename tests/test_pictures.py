@@ -7,6 +7,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.reliability_wrappers import KINDS, Scribble, laid_out
 from genesis_rl import (
     GenesisEncoder,
     GenesisObsWrapper,
@@ -16,7 +17,7 @@ from genesis_rl import (
 )
 from genesis_rl.models.genesis import Decomposition
 from genesis_rl.pictures import PALETTE, decomposition_picture, slot_colours, tile
-from toys import KINDS, Scribble, laid_out, mean_colour, tiny_checkpoint, tiny_model
+from toys import mean_colour, tiny_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.reliability_runs import torchrun, workers
 from pretrain.assembly import pick_device
 from pretrain.engine import Engine
 from pretrain.ranks import Ranks, join, meet
@@ -262,30 +263,6 @@ def test_a_scheduler_and_torchrun_may_both_pass_on_the_same_signal():
 # From here on, whole runs under torchrun.
 
 RUN = {"steps": 40, "checkpoint_every": 10}
-
-
-def torchrun(flags, *options):
-    """Starts `pretrain/run.py` under torchrun, on two processes unless options say otherwise."""
-    options = options or ("--standalone", "--nproc-per-node=2")
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, "pretrain/run.py", *flags],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def workers(process):
-    """Process ids of the ranks that a torchrun has started, by rank."""
-    found = {}
-    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        ranks = [v.split(b"=")[1] for v in variables if v.startswith(b"RANK=")]
-        if ranks:
-            found[int(ranks[0])] = int(pid)
-    return found
 
 
 def wait_until_gone(pids, seconds=20):

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 
-from damage import corruptions
+from benchmarks.reliability_files import corruptions
 from pretrain import state as saving
 from pretrain.run import main
 from pretrain.state import load_state, save_state
-from runs import arguments, exact, finish, metrics, start, wait_for_step, weights_sha256
+from runs import arguments, exact, finish, metrics, start, states, wait_for_step, weights_sha256
 
 LONG = {"steps": 60, "checkpoint_every": 10}
 
@@ -24,10 +24,6 @@ def uninterrupted(tmp_path_factory):
     status, output = finish(start(arguments(out, **LONG)))
     assert status == 0, output
     return out
-
-
-def states(out):
-    return sorted(int(path.stem[5:]) for path in (out / "checkpoints").glob("step_*.pt"))
 
 
 def same_run(first, second):

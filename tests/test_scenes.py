@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from damage import corruptions
+from benchmarks.reliability_files import corruptions
 from pretrain.data import record_file, scenes
 from pretrain.data.example import build_example
 from pretrain.data.record_file import Block, RecordFile

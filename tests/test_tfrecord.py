@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from damage import corruptions
+from benchmarks.reliability_files import corruptions
 from pretrain.data.example import BytesList, build_example, parse_example
 from pretrain.data.record_file import RecordFile
 from pretrain.data.tfrecord import (

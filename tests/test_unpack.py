@@ -4,15 +4,14 @@ import bz2
 import fcntl
 import gzip
 import hashlib
-import io
 import os
 import random
 import stat
 import tarfile
-import zipfile
 
 import pytest
 
+from benchmarks.reliability_archives import HOSTILE, regular, special, tar, zipped
 from pretrain.data import unpack as unpacking
 from pretrain.data.__main__ import main
 from pretrain.data.unpack import unpack
@@ -24,59 +23,11 @@ FILES = {
 }
 
 
-def regular(name, data=b"content"):
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    return info, data
-
-
-def special(name, kind, target=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info, b""
-
-
-def tar(*members, form=tarfile.PAX_FORMAT):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def zipped(*members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data, mode in members:
-            info = zipfile.ZipInfo(name)
-            info.external_attr = mode << 16
-            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
 SOUND = {
     "a.tar": tar(*(regular(*item) for item in FILES.items())),
     "a.tar.gz": gzip.compress(tar(*(regular(*item) for item in FILES.items()))),
     "a.tar.bz2": bz2.compress(tar(*(regular(*item) for item in FILES.items()))),
     "a.zip": zipped(*((name, data, stat.S_IFREG) for name, data in FILES.items())),
-}
-HOSTILE = {
-    "parent": tar(regular("fine"), regular("../out")),
-    "parent within": tar(regular("a/../../out")),
-    "absolute": tar(regular("/tmp/genesis-out")),
-    "symbolic link": tar(special("link", tarfile.SYMTYPE, ".."), regular("link/out")),
-    "hard link": tar(special("link", tarfile.LNKTYPE, "../secret")),
-    "fifo": tar(special("fifo", tarfile.FIFOTYPE)),
-    "device": tar(special("null", tarfile.CHRTYPE)),
-    "drive": tar(regular("C:\\out")),
-    "control characters": tar(regular("a\x1b[2Jb")),
-    "no name": tar(regular(".")),
-    "long name": tar(regular("a" * 300)),
-    "zip parent": zipped(("fine", b"", 0), ("../out", b"", 0)),
-    "zip absolute": zipped(("/out", b"", 0)),
-    "zip symbolic link": zipped(("link", b"..", stat.S_IFLNK)),
-    "zip bomb": zipped(("zeros", bytes(80 << 20), 0)),
-    "gzip bomb": gzip.compress(tar(regular("zeros", bytes(80 << 20))), 6),
 }
 
 

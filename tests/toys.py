@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.reliability_wrappers import KINDS, Scribble
 from genesis_rl import Genesis, GenesisConfig, GenesisObsWrapper, save_checkpoint
 from genesis_rl.encoder import register_encoder
 
@@ -16,8 +17,6 @@ torch.set_num_threads(1)  # the networks here are too small for two
 
 # Not `is_available`: that lets no process use CUDA that is forked afterwards.
 needs_cuda = pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA device")
-
-KINDS = ("hwc", "chw", "grey", "flat_grey", "float", "opaque")
 
 
 class Counter(gym.Env):
@@ -59,74 +58,6 @@ class Counter(gym.Env):
 
     def _frame(self):
         return np.full(self.observation_space.shape, self.time, np.uint8)
-
-
-class Scribble(gym.Env):
-    """Shows random pixels, drawn from its own generator, that the action brightens.
-
-    Args:
-        kind: How the frame is laid out, one of `KINDS`.
-        length: Steps of an episode.
-        size: Height and width of the frame.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-
-    def __init__(self, kind="hwc", length=5, size=(32, 32), truncate=False, render_mode=None):
-        height, width = size
-        shape, high, dtype = {
-            "hwc": ((height, width, 3), 255, np.uint8),
-            "chw": ((3, height, width), 255, np.uint8),
-            "grey": ((height, width, 1), 255, np.uint8),
-            "flat_grey": ((height, width), 255, np.uint8),
-            "float": ((height, width, 3), 1, np.float32),
-            "opaque": ((height, width, 4), 255, np.uint8),
-        }[kind]
-        self.observation_space = gym.spaces.Box(0, high, shape, dtype)
-        self.action_space = gym.spaces.Discrete(3)
-        self.kind, self.length, self.truncate = kind, length, truncate
-        self.size, self.render_mode = (height, width), render_mode
-        self.time = 0
-        self.pixels = np.zeros((height, width, 4), np.uint8)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time = 0
-        return self._draw(0), {}
-
-    def step(self, action):
-        self.time += 1
-        over = self.time >= self.length
-        frame = self._draw(int(action))
-        reward = float(frame.mean()) * (1 if self.kind == "float" else 1 / 255)
-        return frame, reward, over and not self.truncate, over and self.truncate, {}
-
-    def render(self):
-        return self.pixels[..., :3].copy()
-
-    def _draw(self, action):
-        # Blocks of one colour, so that frames differ in more than noise.
-        blocks = self.np_random.integers(0, 200, (4, 4, 4), dtype=np.uint8) + np.uint8(20 * action)
-        height, width = self.size
-        self.pixels = np.kron(blocks, np.ones((-(-height // 4), -(-width // 4), 1), np.uint8))
-        self.pixels = self.pixels[:height, :width]
-        return laid_out(self.pixels, self.kind)
-
-
-def laid_out(pixels, kind):
-    """Lays out `[..., H, W, 4]` pixels as an environment of that kind would."""
-    match kind:
-        case "hwc":
-            return pixels[..., :3].copy()
-        case "chw":
-            return np.moveaxis(pixels[..., :3], -1, -3).copy()
-        case "grey":
-            return pixels[..., :1].copy()
-        case "flat_grey":
-            return pixels[..., 0].copy()
-        case "float":
-            return pixels[..., :3].astype(np.float32) / np.float32(255)
-    return pixels.copy()
 
 
 class MeanColour:
