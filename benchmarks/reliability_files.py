@@ -119,7 +119,8 @@ def damaged_records(count: int, folder: Path, tick: Tick) -> Outcome:
     }
     void = "" if intact else "the undamaged file is not read either"
     silent = count - named - shorter - unchanged
-    return Outcome(count, count - silent, f"{silent} silent", void, facts)
+    worst = f"{silent} silent, {shorter} told by a count of records alone"
+    return Outcome(count, count - silent, worst, void, facts)
 
 
 def imported(path: Path) -> set[str]:

@@ -115,7 +115,7 @@ ROWS = {
         "all frames have the same latents",
         "Frames of SpriteGoal, with each of the shipped weights: all in one batch against 1, 3 "
         "and 8 at a time. What is left is rounding, in other orders for other sizes, so it grows "
-        "with the latents.",
+        "with the latents; weights for rooms and towers were trained on other frames than these.",
         parts=3,
     ),
     9: Row(
@@ -187,10 +187,6 @@ def _said(value: object) -> str:
         return ", ".join(f"`{entry}`" for entry in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.2g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
