@@ -38,7 +38,7 @@ def killed(count: int, folder: Path, tick: Tick) -> Outcome:
     lost = redone = most = left = mid_save = 0
     slowest = 0.0
     for kill in range(count):
-        began, known = time.monotonic(), last_step(out)
+        began, known, halves = time.monotonic(), last_step(out), _half_saved(out)
         process = start(flags, log)
         wait_for_step(out, max(known, _EVERY) + 1, process.is_alive)
         slowest = max(slowest, time.monotonic() - began)
@@ -50,7 +50,7 @@ def killed(count: int, folder: Path, tick: Tick) -> Outcome:
         process.kill()
         process.join()
         left += survivors(process)
-        mid_save += _half_saved(out)
+        mid_save += not _half_saved(out) <= halves  # an older half may still lie there
         newest, logged = _sound(out), last_step(out)
         again = logged - (newest or 0)
         lost += newest is None or again > _EVERY
@@ -151,11 +151,11 @@ def _wait_for_a_save(out: Path) -> None:
         pass
 
 
-def _half_saved(out: Path) -> bool:
-    """Whether a killed run has left a state, its manifest or its model half-written."""
-    whole = {path.stem for path in (out / "checkpoints").glob("step_*.json")}
+def _half_saved(out: Path) -> set[str]:
+    """What a killed run has left half-written, and states without a manifest."""
+    manifests = {path.stem for path in (out / "checkpoints").glob("step_*.json")}
     named = {path.stem for path in (out / "checkpoints").glob("step_*.pt")}
-    return bool(list(out.rglob(".*.tmp"))) or whole != named
+    return {path.name for path in out.rglob(".*.tmp")} | (named ^ manifests)
 
 
 def _sound(out: Path) -> int | None:
