@@ -12,12 +12,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
+from benchmarks.reliability_wrappers import laid_out
 from genesis_rl import GenesisEncoder, GenesisObsWrapper, GenesisVectorObsWrapper, save_checkpoint
 from toys import (
     Counter,
     Scribble,
     gpu,
-    laid_out,
     mean_colour,
     rollout,
     tiny_checkpoint,
