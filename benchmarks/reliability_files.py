@@ -8,9 +8,13 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.common import ROOT
 from benchmarks.reliability_runs import Outcome, Tick
+
+if TYPE_CHECKING:
+    from pretrain.data.tfrecord import RecordError
 
 PACKAGES = ("genesis_rl", "envs", "pretrain", "benchmarks")
 CALLS = {"eval", "exec", "yaml.load", "torch.load", "torch.jit.load", "torch.hub.load"}
@@ -86,7 +90,7 @@ def damaged_states(count: int, folder: Path, tick: Tick) -> Outcome:
 def damaged_records(count: int, folder: Path, tick: Tick) -> Outcome:
     """Damages a TFRecord file, and reads it to the end or to the first error."""
     from pretrain.data.record_file import RecordFile
-    from pretrain.data.tfrecord import RecordError, read_records, write_records
+    from pretrain.data.tfrecord import read_records, write_records
 
     rng = random.Random(0)
     sound = [rng.randbytes(rng.randrange(60)) for _ in range(20)]
@@ -98,15 +102,10 @@ def damaged_records(count: int, folder: Path, tick: Tick) -> Outcome:
     named = wrong = shorter = unchanged = 0
     for bad in corruptions(data, count):
         copy.write_bytes(bad)
-        seen, error = [], None
-        try:
-            for record in read_records(copy):
-                seen.append(record.payload)
-        except RecordError as raised:
-            error = raised
+        seen, error = delivered(copy)
         right = seen == sound[: len(seen)]
         wrong += not right
-        named += right and error is not None and str(copy) in str(error)
+        named += right and error is not None and names(error, copy, len(seen))
         if error is None and right:
             shorter += len(bad) in boundaries and len(RecordFile(copy)) != len(sound)
             unchanged += bad == data
@@ -121,6 +120,24 @@ def damaged_records(count: int, folder: Path, tick: Tick) -> Outcome:
     silent = count - named - shorter - unchanged
     worst = f"{silent} silent, {shorter} told by a count of records alone"
     return Outcome(count, count - silent, worst, void, facts)
+
+
+def delivered(path: Path) -> tuple[list[bytes], RecordError | None]:
+    """Returns the payloads that a TFRecord file delivers, and the error that ended it, if any."""
+    from pretrain.data.tfrecord import RecordError, read_records
+
+    seen: list[bytes] = []
+    try:
+        for record in read_records(path):
+            seen.append(record.payload)
+    except RecordError as error:
+        return seen, error
+    return seen, None
+
+
+def names(error: RecordError, path: Path, number: int) -> bool:
+    """Whether an error says in which file, at which record and offset."""
+    return str(path) in str(error) and error.number == number and str(error.offset) in str(error)
 
 
 def imported(path: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def injections(count: int, folder: Path, tick: Tick) -> Outcome:
     engine, rng = make(), random.Random(0)
     bad = set(rng.sample(range(2 * count), count))
     recovered = spoilt_states = 0
+    places = Counter(PLACES[step % 3] for step in bad)
     for step in range(2 * count):
         place, value = PLACES[step % 3], rng.choice([float("nan"), float("inf"), -float("inf")])
         getattr(engine, place).fill_(value if step in bad else 1.0)
@@ -97,7 +99,9 @@ def injections(count: int, folder: Path, tick: Tick) -> Outcome:
         "steps_skipped": skipped,
         "states_with_non_finite_numbers": spoilt_states,
         "final_error_apart": round(apart, 6),
-        "per_place": f"{count // 3} or more each: images, loss, gradient",
+        "into_images": places["factor"],
+        "into_losses": places["loss_factor"],
+        "into_gradients": places["gradient_factor"],
     }
     held = recovered if apart < 0.01 and skipped == count else 0
     return Outcome(count, held, f"final error {apart:.2%} apart", void, facts)
