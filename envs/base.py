@@ -84,18 +84,15 @@ class View:
 
     def look(self, world: World, rows: Tensor | None = None) -> dict[str, Tensor]:
         """The observation and the infos of these rows, or all. What is not shown is not drawn."""
-        seen = {}
         if self.observation == "pixels" or self.info_masks:
             frames = world.frames(rows, masks=self.info_masks)
-            seen["observation"] = frames.images
+        if self.observation == "state" or self.info_state:
+            state = world.state(rows)
+        seen = {"observation": state if self.observation == "state" else frames.images}
         if self.info_masks:
             seen["masks"] = frames.masks
-        if self.info_state:
-            seen["state"] = world.state(rows)
-        if self.observation == "state":
-            seen["observation"] = (
-                world.state(rows) if not self.info_state else seen["state"].clone()
-            )
+        if self.info_state:  # in memory of its own
+            seen["state"] = state.clone() if self.observation == "state" else state
         return seen
 
 
